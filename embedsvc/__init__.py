@@ -1,0 +1,1 @@
+"""Embeddings of a text classifier before and after dropout, in inference and training modes."""

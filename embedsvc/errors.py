@@ -1,0 +1,115 @@
+"""Every error a caller may want to handle.
+
+EmbedsvcError                    one clear problem, and a hint that says what to do next
+├── UnknownNameError             a registry has no such name
+├── SettingsError                options that contradict each other or lie out of range
+├── InputError                   a text source cannot be read as asked (names file and row)
+│   └── DuplicateIdError         two rows share an id (names both places)
+├── ModelError                   a model cannot be loaded or does not have what was asked for
+│   ├── ModelFormatError         torn, foreign or newer files
+│   ├── UnsafeModelError         the model could run code or touch files; refused unless trusted
+│   └── UnknownTapError          the model has no such tap
+├── FetchError                   a named model or data set could not be downloaded or verified
+├── StoreError                   an embedding set cannot be read or written
+│   ├── StoreMismatchError       resuming under other settings or inputs (names the difference)
+│   └── UnknownVariantError      the set holds no such variant
+└── MissingExtraError            an optional dependency is not installed (names the pip command)
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DuplicateIdError",
+    "EmbedsvcError",
+    "FetchError",
+    "InputError",
+    "MissingExtraError",
+    "ModelError",
+    "ModelFormatError",
+    "SettingsError",
+    "StoreError",
+    "StoreMismatchError",
+    "UnknownNameError",
+    "UnknownTapError",
+    "UnknownVariantError",
+    "UnsafeModelError",
+]
+
+
+class EmbedsvcError(Exception):
+    """Base of all errors raised on purpose.
+
+    Parameters
+    ----------
+    problem : str
+        What happened, where, with the offending value, and what was expected.
+    hint : str, optional
+        What to do next.
+    """
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem, hint)
+        self.problem = problem
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n{self.hint}" if self.hint else self.problem
+
+
+class UnknownNameError(EmbedsvcError):
+    """A registry has no entry of that name."""
+
+
+class SettingsError(EmbedsvcError):
+    """Options contradict each other or lie outside their range."""
+
+
+class InputError(EmbedsvcError):
+    """A text source cannot be read as asked."""
+
+
+class DuplicateIdError(InputError):
+    """Two rows share an id."""
+
+
+class ModelError(EmbedsvcError):
+    """A model cannot be loaded, or lacks what was asked of it."""
+
+
+class ModelFormatError(ModelError):
+    """The files are torn, foreign or of a newer version."""
+
+
+class UnsafeModelError(ModelError):
+    """The model could run code or touch files, and was not declared trusted."""
+
+
+class UnknownTapError(ModelError):
+    """The model has no tap of that name."""
+
+
+class FetchError(EmbedsvcError):
+    """A named model or data set could not be downloaded or verified."""
+
+
+class StoreError(EmbedsvcError):
+    """An embedding set cannot be read or written."""
+
+
+class StoreMismatchError(StoreError):
+    """The directory holds a run under other settings or inputs."""
+
+
+class UnknownVariantError(StoreError):
+    """The set holds no variant of that name."""
+
+
+class MissingExtraError(EmbedsvcError):
+    """An optional dependency is not installed."""
+
+    @classmethod
+    def of(cls, package: str, extra: str) -> MissingExtraError:
+        """The one message form for a missing extra."""
+        return cls(
+            f"this needs the package {package!r}, which is not installed", f'Run: pip install "embedsvc[{extra}]"'
+        )

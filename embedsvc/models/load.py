@@ -1,0 +1,99 @@
+"""From a uri to a loaded model: the loaders, and what a plain path is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from embedsvc.errors import ModelFormatError
+from embedsvc.models.base import Encoder, LoadOptions
+from embedsvc.registry import Registry
+
+__all__ = ["LOADERS", "load_model"]
+
+Loader = Callable[[str, LoadOptions], Encoder]
+
+LOADERS: Registry[Loader] = Registry(
+    "loader",
+    {
+        "fake": "embedsvc.models.fake:load",
+        "hf": "embedsvc.models.huggingface:load",
+        "hub": "embedsvc.models.hub:load",
+        "keras": "embedsvc.models.keras:load",
+        "kerashub": "embedsvc.models.kerashub:load",
+        "savedmodel": "embedsvc.models.savedmodel:load",
+    },
+)
+
+
+def load_model(uri: str, options: LoadOptions | None = None, **changes: object) -> Encoder:
+    """Load a classifier and find its dropout head.
+
+    Parameters
+    ----------
+    uri : str
+        A name from the catalogue (``minilm-l6``), ``scheme:location`` with a scheme out of `LOADERS`, or a path,
+        whose content then decides the loader.
+    options : LoadOptions, optional
+    **changes
+        Fields of `LoadOptions`, for short calls: ``load_model("hf:/models/x", rate=0.2)``.
+
+    Raises
+    ------
+    ModelFormatError
+        If nothing loadable is there; the message says what was found.
+    UnsafeModelError
+        If the model could run code or touch files and ``trust`` is not set.
+    FetchError
+        If a named model cannot be downloaded or verified.
+    """
+    options = replace(options or LoadOptions(), **changes)  # type: ignore[arg-type]
+    from embedsvc import catalog
+
+    if uri in catalog.MODELS:
+        named = catalog.MODELS[uri]
+        path = catalog.fetch(named)
+        return LOADERS[named.loader](
+            str(path), replace(options, name=uri, rate=named.rate if options.rate is None else options.rate)
+        )
+    scheme, colon, location = uri.partition(":")
+    # A single letter is a Windows drive, not a scheme.
+    if colon and len(scheme) > 1 and not Path(uri).exists():
+        return LOADERS[scheme](location, options)
+    return LOADERS[recognise(Path(uri))](uri, options)
+
+
+def recognise(path: Path) -> str:
+    """The loader for what lies at a path.
+
+    Raises
+    ------
+    ModelFormatError
+        If nothing there is known; the message lists what was found and, for a bare word, the known names.
+    """
+    from embedsvc import catalog
+
+    if not path.exists():
+        raise ModelFormatError(
+            f"no model named {str(path)!r}, and no such file or folder",
+            f"Named models: {', '.join(catalog.MODELS)}. Or give a path, or scheme:location with one of: {', '.join(LOADERS)}",
+        )
+    if path.is_file():
+        if path.suffix in {".keras", ".h5", ".hdf5"}:
+            return "keras"
+        raise ModelFormatError(f"{path} is no model file", "Known: .keras, .h5, or a model folder.")
+    found = {entry.name for entry in path.iterdir()}
+    if found & {"saved_model.pb", "saved_model.pbtxt"}:
+        return "savedmodel"
+    # keras-hub presets have a config.json as well; task.json and metadata.json are theirs alone.
+    if "metadata.json" in found and found & {"task.json", "model.weights.h5"}:
+        return "kerashub"
+    if "config.json" in found:
+        return "hf"
+    listing = ", ".join(sorted(found)[:12]) or "nothing"
+    raise ModelFormatError(
+        f"{path} holds no model that is known here: found {listing}",
+        "Known folders: a SavedModel (saved_model.pb), a Hugging Face folder (config.json, model.safetensors, "
+        "vocab.txt or tokenizer.json), a keras-hub preset (metadata.json, config.json, model.weights.h5).",
+    )
