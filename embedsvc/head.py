@@ -73,8 +73,9 @@ class Head:
         """
         if pass_.mode is Mode.INFERENCE:
             return pre
-        assert pass_.seed is not None and pass_.index is not None  # Pass checks this itself
-        return self.posts(pre, keys, seed=pass_.seed, passes=[pass_.index])[0]
+        seed, index = pass_.draw
+        post: Vectors = self.posts(pre, keys, seed=seed, passes=[index])[0]
+        return post
 
     def posts(self, pre: Vectors, keys: NDArray[np.uint64], *, seed: int, passes: Sequence[int]) -> Vectors:
         """`post_dropout` of several passes over the same `pre`, shape (n_passes, n, width)."""

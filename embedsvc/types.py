@@ -78,6 +78,13 @@ class Pass:
         else:
             check_seed(self.seed)
 
+    @property
+    def draw(self) -> tuple[int, int]:
+        """Seed and number of a stochastic pass."""
+        if self.seed is None or self.index is None:
+            raise SettingsError("an inference pass draws nothing")
+        return self.seed, self.index
+
 
 _VARIANT = re.compile(r"(?P<tap>.+?)\.(?P<mode>inference|training|head)(?:\.(?P<index>\d+))?")
 

@@ -72,7 +72,7 @@ class FakeEncoder:
             digest=digest.hexdigest(),
             vocab_digest="",
             max_tokens=self._max_tokens,
-            taps={tap: width for tap in vectors} | {"logits": self.head.n_classes or 0},
+            taps=dict.fromkeys(vectors, width) | {"logits": self.head.n_classes or 0},
             sites=(
                 DropoutSite("head/dropout", self._rate, (Mode.TRAINING, Mode.HEAD)),
                 DropoutSite("embeddings/dropout", self._rate),
@@ -102,15 +102,9 @@ class FakeEncoder:
         for row, ids in enumerate(tokens.ids):
             x = self._table[np.concatenate([[0], ids])]
             if pass_.mode is Mode.TRAINING:
-                assert pass_.seed is not None and pass_.index is not None
-                kept = masks.keep(
-                    keys[row : row + 1],
-                    seed=pass_.seed,
-                    passes=[pass_.index],
-                    site=_INNER_SITE,
-                    units=x.size,
-                    rate=self._rate,
-                )
+                seed, index = pass_.draw
+                row_key = keys[row : row + 1]
+                kept = masks.keep(row_key, seed=seed, passes=[index], site=_INNER_SITE, units=x.size, rate=self._rate)
                 x = masks.dropout(x, kept.reshape(x.shape), self._rate)
             mean[row] = x.mean(axis=0)
             first[row] = x[0]

@@ -77,7 +77,7 @@ def recognise(path: Path) -> str:
     if not path.exists():
         raise ModelFormatError(
             f"no model named {str(path)!r}, and no such file or folder",
-            f"Named models: {', '.join(catalog.MODELS)}. Or give a path, or scheme:location with one of: {', '.join(LOADERS)}",
+            f"Named models: {', '.join(catalog.MODELS)}. Or give a path, or scheme:location; schemes: {', '.join(LOADERS)}",
         )
     if path.is_file():
         if path.suffix in {".keras", ".h5", ".hdf5"}:
