@@ -149,16 +149,16 @@ MODELS: Registry[NamedModel] = Registry(
                 # README.md is the model card, which states the licence: it travels with the weights.
                 members=_listing(
                     """
-                    953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41       612  config.json
-                    53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  90868376  model.safetensors
-                    07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3    231508  vocab.txt
-                    be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037    466247  tokenizer.json
-                    acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b       350  tokenizer_config.json
-                    303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3       112  special_tokens_map.json
-                    fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7        53  sentence_bert_config.json
-                    84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf       349  modules.json
-                    4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23       190  1_Pooling/config.json
-                    7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7     10454  README.md
+                    953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41 612 config.json
+                    53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db 90868376 model.safetensors
+                    07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3 231508 vocab.txt
+                    be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037 466247 tokenizer.json
+                    acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b 350 tokenizer_config.json
+                    303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3 112 special_tokens_map.json
+                    fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7 53 sentence_bert_config.json
+                    84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf 349 modules.json
+                    4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23 190 1_Pooling/config.json
+                    7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7 10454 README.md
                     """
                 ),
             ),
