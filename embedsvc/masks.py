@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from embedsvc.errors import SettingsError
 from embedsvc.types import check_rate, check_seed
 
-__all__ = ["HEAD_SITE", "MASK_VERSION", "dropout", "keep", "row_key", "row_keys"]
+__all__ = ["HEAD_SITE", "MASK_VERSION", "Stream", "dropout", "keep", "row_key", "row_keys"]
 
 MASK_VERSION = 1
 HEAD_SITE = 0  # the dropout of the head; a model's other sites are numbered from 1 in the order of its spec
@@ -78,15 +78,14 @@ def keep(
         True where the unit is kept, with probability 1 - p.
     """
     check_rate(rate)
-    blocks = -(-units // _UNITS_PER_BLOCK)
+    blocks = _blocks(units)
     runs = _runs(passes)
-    threshold = np.uint16(round(rate * 65536)) if round(rate * 65536) < 65536 else np.uint16(65535)
     kept = np.empty((len(passes), len(keys), units), dtype=np.bool_)
-    draw = _Stream(seed, site)
+    stream = Stream(seed)
     for row, key in enumerate(keys):
         for at, first, count in runs:
-            bits = draw(int(key), first * blocks, count * blocks).reshape(count, blocks * _UNITS_PER_BLOCK)
-            np.greater_equal(bits[:, :units], threshold, out=kept[at : at + count, row])
+            bits = stream.bits(int(key), site, first * blocks, count * blocks).reshape(count, -1)
+            np.greater_equal(bits[:, :units], _threshold(rate), out=kept[at : at + count, row])
     return kept
 
 
@@ -114,21 +113,36 @@ def _runs(passes: Sequence[int]) -> list[tuple[int, int, int]]:
     return runs
 
 
-class _Stream:
-    """Blocks of one (seed, site) stream for any row; not shared between threads."""
+class Stream:
+    """The generator itself, for code that draws many sites of many rows; not to be shared between threads."""
 
-    def __init__(self, seed: int, site: int) -> None:
+    def __init__(self, seed: int) -> None:
         self._philox = np.random.Philox(key=0)
+        # Setting the whole state costs 1 microsecond, a new Philox eight.
         self._state = self._philox.state
-        # Setting the whole state costs 1 microsecond a row, a new Philox eight.
         self._key = np.array([check_seed(seed), 0], dtype=np.uint64)
-        self._counter = np.array([0, 0, site, 0], dtype=np.uint64)
+        self._counter = np.zeros(4, dtype=np.uint64)
         self._state["state"] = {"counter": self._counter, "key": self._key}
         self._state["buffer_pos"] = _WORDS_PER_BLOCK  # nothing buffered
 
-    def __call__(self, key: int, block: int, count: int) -> NDArray[np.uint16]:
+    def bits(self, key: int, site: int, block: int, count: int) -> NDArray[np.uint16]:
+        """The units of `count` blocks from `block` on, shape (16 * count,), uint16."""
         self._key[1] = key
-        self._counter[0] = block
+        self._counter[0], self._counter[2] = block, site
         self._philox.state = self._state
         words = self._philox.random_raw(count * _WORDS_PER_BLOCK)
         return words.astype("<u8", copy=False).view("<u2")
+
+    def keep_into(self, out: NDArray[np.bool_], *, key: int, site: int, index: int, rate: float) -> None:
+        """Fill `out`, one row's site of any shape, with the mask of pass `index`: what `keep` gives, without a copy."""
+        blocks = _blocks(out.size)
+        bits = self.bits(key, site, index * blocks, blocks)
+        np.greater_equal(bits[: out.size].reshape(out.shape), _threshold(rate), out=out)
+
+
+def _blocks(units: int) -> int:
+    return -(-units // _UNITS_PER_BLOCK)
+
+
+def _threshold(rate: float) -> np.uint16:
+    return np.uint16(min(round(rate * 65536), 65535))

@@ -1,0 +1,337 @@
+"""The fast BERT runner: one compiled graph per set of taps, no padding outside attention, keyed masks.
+
+Three things make it fast. Rows are packed end to end, so every matrix product works on real tokens only; queries,
+keys and values come from one product; and where nothing but [CLS] is tapped, the last layer is computed for [CLS]
+alone. Masks are drawn outside TensorFlow by `masks`, in the thread that prepares the batch, so that they are the
+same bits here, in the head and in a reader of the store.
+
+References
+----------
+Devlin et al. (2019), "BERT", arXiv:1810.04805. Rows packed without padding: Zhai et al. (2022), "ByteTransformer",
+arXiv:2210.03052.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from embedsvc import masks
+from embedsvc.head import Head
+from embedsvc.models.wordpiece import WordPiece
+from embedsvc.types import DropoutSite, Mode, ModelSpec, Pass, Tokens, Vectors
+
+__all__ = ["BertConfig", "BertEncoder", "BertRunner", "Weights"]
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+_MASKED = np.float32(-1e9)  # added to the scores of keys that are padding: their softmax is exactly 0 in float32
+
+
+@dataclass(frozen=True, slots=True)
+class BertConfig:
+    """Shape and rates of a BERT encoder."""
+
+    n_layers: int
+    n_heads: int
+    width: int
+    intermediate: int
+    max_positions: int
+    norm_epsilon: float = 1e-12
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    hidden_rate: float = 0.1
+    attention_rate: float = 0.1
+
+    def sites(self, head_rate: float) -> tuple[DropoutSite, ...]:
+        """Every dropout site; a site's place in the tuple is its number in the keys of its masks."""
+        encoder = [DropoutSite("embeddings/dropout", self.hidden_rate)]
+        for layer in range(self.n_layers):
+            encoder += [
+                DropoutSite(f"layer.{layer}/attention/probabilities/dropout", self.attention_rate, kind="attention"),
+                DropoutSite(f"layer.{layer}/attention/output/dropout", self.hidden_rate),
+                DropoutSite(f"layer.{layer}/output/dropout", self.hidden_rate),
+            ]
+        live = tuple(site if site.rate else replace(site, modes=()) for site in encoder)
+        return (DropoutSite("head/dropout", head_rate, (Mode.TRAINING, Mode.HEAD)), *live)
+
+
+class BertRunner:
+    """A BERT encoder on rows of token ids.
+
+    Parameters
+    ----------
+    config : BertConfig
+    weights : mapping of str to ndarray, float32
+        ``word (V, d)``, ``position (P, d)``, ``type (2, d)``, ``embedding_norm.{gamma,beta} (d,)``, and for each layer
+        i ``layer.{i}.qkv.kernel (d, 3d)``, ``.bias (3d,)`` (query, key, value side by side),
+        ``layer.{i}.attention_out.kernel (d, d)``, ``layer.{i}.attention_norm.{gamma,beta}``,
+        ``layer.{i}.ffn_in.kernel (d, f)``, ``layer.{i}.ffn_out.kernel (f, d)``, ``layer.{i}.ffn_norm.{gamma,beta}``;
+        ``pooler.kernel (d, d)`` and ``pooler.bias (d,)`` where there is a pooler.
+    """
+
+    def __init__(self, config: BertConfig, weights: Weights) -> None:
+        self.config = config
+        self.digest = _digest(config, weights)
+        self.has_pooler = "pooler.kernel" in weights
+        self._weights = _prepared(config, weights)
+        self._graphs: dict[tuple[tuple[str, ...], bool], Any] = {}
+
+    @cached_property
+    def taps(self) -> tuple[str, ...]:
+        """What `run` can hand out; all of the encoder's width.
+
+        ``layer.<k>`` is the mean of layer k's output (k from 0) over the tokens of the text, [CLS] and [SEP]
+        included; ``mean`` is that of the last layer; ``cls`` its [CLS] vector.
+        """
+        layers = tuple(f"layer.{layer}" for layer in range(self.config.n_layers))
+        return (*(("pooled_output",) if self.has_pooler else ()), "cls", "mean", *layers)
+
+    def run(
+        self, ids: Sequence[NDArray[np.int32]], *, keys: NDArray[np.uint64], taps: Sequence[str], pass_: Pass
+    ) -> dict[str, Vectors]:
+        """One pass over one batch.
+
+        Parameters
+        ----------
+        ids : sequence of ndarray of shape (n_i,), int32
+            Token ids with special tokens, at most ``config.max_positions`` a row.
+        keys : ndarray of shape (n,), uint64
+        taps : sequence of str
+            Out of `taps`.
+        pass_ : Pass
+            In inference or training mode.
+
+        Returns
+        -------
+        mapping of str to ndarray of shape (n, width), float32
+        """
+        if not ids:
+            return {tap: np.empty((0, self.config.width), dtype=np.float32) for tap in taps}
+        lengths = np.fromiter((len(row) for row in ids), dtype=np.int32, count=len(ids))
+        training = pass_.mode is Mode.TRAINING
+        wanted = tuple(sorted(set(taps)))
+        graph = self._graphs.get((wanted, training))
+        if graph is None:
+            graph = self._graphs[wanted, training] = _compile(self.config, self._weights, wanted, training)
+        inputs = _pack(ids, lengths)
+        drawn = draw_masks(self.config, lengths, keys, pass_) if training else ()
+        out = graph(*inputs, *drawn)
+        return {tap: out[tap].numpy() for tap in taps}
+
+
+class BertEncoder:
+    """A BERT classifier on texts: WordPiece, `BertRunner`, head. See `models.base.Encoder`."""
+
+    def __init__(
+        self,
+        runner: BertRunner,
+        tokenizer: WordPiece,
+        head: Head,
+        *,
+        uri: str,
+        pre_dropout: str = "pooled_output",
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.head = head
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._pre_dropout = pre_dropout
+        width = runner.config.width
+        taps = {"pre_dropout": width, "post_dropout": width}
+        if head.n_classes is not None:
+            taps["logits"] = head.n_classes
+        self.spec = ModelSpec(
+            uri=uri,
+            digest=hashlib.sha256(f"{runner.digest} {head.digest()} {pre_dropout}".encode()).hexdigest(),
+            vocab_digest=tokenizer.digest,
+            max_tokens=runner.config.max_positions,
+            taps=taps | dict.fromkeys(runner.taps, width),
+            sites=runner.config.sites(head.rate),
+            special_tokens=2,
+            notes=notes,
+        )
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """See `Encoder`."""
+        return self._tokenizer.tokenize(texts)
+
+    def encode(
+        self, tokens: Tokens, *, keys: NDArray[np.uint64], taps: Sequence[str], pass_: Pass
+    ) -> Mapping[str, Vectors]:
+        """See `Encoder`."""
+        assert tokens.ids is not None
+        rows = [self._tokenizer.with_special(ids) for ids in tokens.ids]
+        inner = {tap: self._pre_dropout if tap == "pre_dropout" else tap for tap in taps}
+        vectors = self._runner.run(rows, keys=keys, taps=tuple(inner.values()), pass_=pass_)
+        return {tap: vectors[name] for tap, name in inner.items()}
+
+
+def draw_masks(
+    config: BertConfig, lengths: NDArray[np.int32], keys: NDArray[np.uint64], pass_: Pass
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which units stay at every site of the encoder, for one batch.
+
+    Returns
+    -------
+    hidden : ndarray of shape (1 + 2 * n_layers, n_tokens, width), bool
+        Embeddings, then attention output and layer output of each layer; rows end to end.
+    attention : ndarray of shape (n_layers, n_rows, n_heads, longest, longest), bool
+        Attention probabilities; False in the padding.
+    """
+    seed, index = pass_.draw
+    n_layers, n_heads, width = config.n_layers, config.n_heads, config.width
+    longest = int(lengths.max())
+    hidden = np.empty((1 + 2 * n_layers, int(lengths.sum()), width), dtype=np.bool_)
+    attention = np.zeros((n_layers, len(lengths), n_heads, longest, longest), dtype=np.bool_)
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    # In the order of BertConfig.sites: 1 the embeddings, then three a layer.
+    stream = masks.Stream(seed)
+    for row, (key, start, n) in enumerate(zip(keys.tolist(), starts.tolist(), lengths.tolist(), strict=True)):
+        span = slice(start, start + n)
+        keep = partial(stream.keep_into, key=key, index=index)
+        if config.hidden_rate:
+            keep(hidden[0, span], site=1, rate=config.hidden_rate)
+            for layer in range(n_layers):
+                keep(hidden[1 + 2 * layer, span], site=3 + 3 * layer, rate=config.hidden_rate)
+                keep(hidden[2 + 2 * layer, span], site=4 + 3 * layer, rate=config.hidden_rate)
+        if config.attention_rate:
+            for layer in range(n_layers):
+                keep(attention[layer, row, :, :n, :n], site=2 + 3 * layer, rate=config.attention_rate)
+    return hidden, attention
+
+
+def _pack(ids: Sequence[NDArray[np.int32]], lengths: NDArray[np.int32]) -> tuple[NDArray[Any], ...]:
+    """Rows end to end, and where each token sits in the (n_rows, longest) grid that attention needs."""
+    n_rows, longest, n_tokens = len(ids), int(lengths.max()), int(lengths.sum())
+    rows = np.repeat(np.arange(n_rows, dtype=np.int32), lengths)
+    starts = np.cumsum(lengths, dtype=np.int32) - lengths
+    positions = np.arange(n_tokens, dtype=np.int32) - starts[rows]
+    to_grid = rows * np.int32(longest) + positions
+    # Padding cells of the grid repeat token 0; as keys they are masked, as queries nobody reads them.
+    from_grid = np.zeros(n_rows * longest, dtype=np.int32)
+    from_grid[to_grid] = np.arange(n_tokens, dtype=np.int32)
+    padding = np.where(np.arange(longest) < lengths[:, None], np.float32(0), _MASKED).astype(np.float32)
+    return np.concatenate(ids), positions, rows, starts.astype(np.int32), to_grid, from_grid, padding[:, None, None, :]
+
+
+def _compile(config: BertConfig, weights: Mapping[str, Any], taps: tuple[str, ...], training: bool) -> Any:
+    """The graph that gives these taps, traced once for every batch shape."""
+    vector, matrix = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, 1, 1, None], tf.float32)
+    signature = [vector] * 6 + [matrix]
+    if training:
+        hidden = tf.TensorSpec([1 + 2 * config.n_layers, None, config.width], tf.bool)
+        signature += [hidden, tf.TensorSpec([config.n_layers, None, config.n_heads, None, None], tf.bool)]
+
+    graph = tf.function(partial(_forward, config, weights, taps), input_signature=signature, autograph=False)
+    return graph.get_concrete_function()
+
+
+def _forward(
+    config: BertConfig,
+    weights: Mapping[str, Any],
+    taps: tuple[str, ...],
+    ids: Any,  # (N,) N tokens in all, rows end to end
+    positions: Any,  # (N,)
+    rows: Any,  # (N,) the row of each token
+    starts: Any,  # (B,) where each row's [CLS] is
+    to_grid: Any,  # (N,) token -> cell of the (B, T) grid
+    from_grid: Any,  # (B * T,) cell -> token
+    padding: Any,  # (B, 1, 1, T) 0 or -1e9
+    hidden: Any = None,  # (1 + 2 * layers, N, d) bool
+    attention: Any = None,  # (layers, B, heads, T, T) bool
+) -> dict[str, Any]:
+    heads, width = config.n_heads, config.width
+    n_rows, longest = tf.shape(padding)[0], tf.shape(padding)[3]
+    cls_only = not {"mean", f"layer.{config.n_layers - 1}"} & set(taps)
+
+    def dropped(x: Any, kept: Any, rate: float) -> Any:
+        return x if kept is None or not rate else tf.where(kept, x * (1.0 / (1.0 - rate)), 0.0)
+
+    def site(number: int, chosen: Any = None) -> Any:
+        if hidden is None:
+            return None
+        return hidden[number] if chosen is None else tf.gather(hidden[number], chosen)
+
+    def dense(x: Any, name: str) -> Any:
+        return tf.matmul(x, weights[f"{name}.kernel"]) + weights[f"{name}.bias"]
+
+    def norm(x: Any, name: str) -> Any:
+        mean = tf.reduce_mean(x, -1, keepdims=True)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), -1, keepdims=True)
+        scale = tf.math.rsqrt(variance + config.norm_epsilon) * weights[f"{name}.gamma"]
+        return x * scale + (weights[f"{name}.beta"] - mean * scale)
+
+    def token_mean(x: Any) -> Any:
+        return tf.math.segment_mean(x, rows)
+
+    out: dict[str, Any] = {}
+    x = norm(tf.gather(weights["word"], ids) + tf.gather(weights["position"], positions), "embedding_norm")
+    x = dropped(x, site(0), config.hidden_rate)
+    for layer in range(config.n_layers):
+        name = f"layer.{layer}"
+        only = starts if cls_only and layer == config.n_layers - 1 else None
+        qkv = tf.gather(dense(x, f"{name}.qkv"), from_grid)  # (B * T, 3d)
+        qkv = tf.transpose(tf.reshape(qkv, [n_rows, longest, 3, heads, width // heads]), [2, 0, 3, 1, 4])
+        query = qkv[0] if only is None else qkv[0][:, :, :1]  # (B, h, T or 1, d / h)
+        probabilities = tf.nn.softmax(tf.matmul(query, qkv[1], transpose_b=True) + padding)
+        if attention is not None:
+            kept = attention[layer] if only is None else attention[layer][:, :, :1]
+            probabilities = dropped(probabilities, kept, config.attention_rate)
+        context = tf.transpose(tf.matmul(probabilities, qkv[2]), [0, 2, 1, 3])
+        context = tf.reshape(context, [-1, width])
+        if only is None:
+            context = tf.gather(context, to_grid)  # (N, d) again
+        else:
+            x = tf.gather(x, only)
+        attended = dropped(dense(context, f"{name}.attention_out"), site(1 + 2 * layer, only), config.hidden_rate)
+        x = norm(attended + x, f"{name}.attention_norm")
+        inner = _ACTIVATIONS[config.activation](dense(x, f"{name}.ffn_in"))
+        fed = dropped(dense(inner, f"{name}.ffn_out"), site(2 + 2 * layer, only), config.hidden_rate)
+        x = norm(fed + x, f"{name}.ffn_norm")
+        if name in taps:
+            out[name] = token_mean(x)
+    cls = x if cls_only else tf.gather(x, starts)
+    if "mean" in taps:
+        out["mean"] = out[name] if name in out else token_mean(x)
+    if "cls" in taps:
+        out["cls"] = cls
+    if "pooled_output" in taps:
+        out["pooled_output"] = tf.tanh(dense(cls, "pooler"))
+    return out
+
+
+_ACTIVATIONS: dict[str, Any] = {
+    # Written out, so that TensorFlow's remapper finds it and fuses product, bias and GELU into one oneDNN call.
+    "gelu": lambda x: 0.5 * x * (1.0 + tf.math.erf(x * np.float32(1 / np.sqrt(2)))),
+    "gelu_tanh": lambda x: tf.nn.gelu(x, approximate=True),
+    "relu": tf.nn.relu,
+}
+
+
+def _prepared(config: BertConfig, weights: Weights) -> dict[str, Any]:
+    """Tensors, with what is constant folded in: token type 0 into the positions, 1/sqrt(d) into the queries."""
+    folded = {name: np.asarray(value, dtype=np.float32) for name, value in weights.items()}
+    folded["position"] = folded["position"] + folded.pop("type")[0]
+    scale = np.ones(3 * config.width, dtype=np.float32)
+    scale[: config.width] = 1.0 / np.sqrt(config.width // config.n_heads)
+    for layer in range(config.n_layers):
+        for part in ("kernel", "bias"):
+            folded[f"layer.{layer}.qkv.{part}"] = folded[f"layer.{layer}.qkv.{part}"] * scale
+    return {name: tf.constant(value) for name, value in folded.items()}
+
+
+def _digest(config: BertConfig, weights: Weights) -> str:
+    """SHA-256 (hex) over shape, rates and weights."""
+    digest = hashlib.sha256(repr(sorted(asdict(config).items())).encode())
+    for name in sorted(weights):
+        digest.update(f"{name} {weights[name].shape}".encode())
+        digest.update(np.ascontiguousarray(weights[name], dtype="<f4").tobytes())
+    return digest.hexdigest()

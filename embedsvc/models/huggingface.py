@@ -1,0 +1,216 @@
+"""Hugging Face BERT folders, safetensors only.
+
+BertModel, BertForSequenceClassification and sentence-transformers BERT: all run on the fast runner.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedsvc.errors import ModelFormatError
+from embedsvc.head import Head
+from embedsvc.models import safety
+from embedsvc.models.base import LoadOptions
+from embedsvc.models.bert import BertConfig, BertEncoder, BertRunner, Weights
+from embedsvc.models.wordpiece import load_tokenizer
+
+__all__ = ["load", "read_config", "read_weights"]
+
+_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+_DEFAULT_RATE = 0.1
+
+
+def load(location: str, options: LoadOptions) -> BertEncoder:
+    """A classifier from a folder with config.json, model.safetensors and vocab.txt or tokenizer.json.
+
+    The head is pooled_output → Dropout(classifier_dropout or hidden_dropout_prob) → classifier. Where the folder has
+    no classifier the head has no dense layer and offers no logits; where it has no pooler either, the head stands on
+    the [CLS] vector of the last layer.
+
+    Raises
+    ------
+    ModelFormatError
+        If the folder is no BERT, is torn, or holds pickled weights only.
+    """
+    folder = Path(location)
+    safety.check_hugging_face_folder(folder)
+    data = _read_json(folder / "config.json")
+    config = read_config(data, folder)
+    tensors = _read_tensors(folder / "model.safetensors")
+    weights = read_weights(tensors, config, folder)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.size > len(weights["word"]):
+        raise ModelFormatError(
+            f"{folder}: the vocabulary has {tokenizer.size} entries, the word embeddings {len(weights['word'])}",
+            "The vocabulary belongs to another model.",
+        )
+    head = _read_head(data, tensors, config, options)
+    notes = []
+    has_pooler = "pooler.kernel" in weights
+    if head.kernel is None:
+        notes.append(_untrained_note(tensors, has_pooler))
+    return BertEncoder(
+        BertRunner(config, weights),
+        tokenizer,
+        head,
+        uri=options.name or f"hf:{location}",
+        pre_dropout="pooled_output" if has_pooler else "cls",
+        notes=tuple(notes),
+    )
+
+
+def read_config(data: dict[str, Any], folder: Path) -> BertConfig:
+    """Shape and rates out of a config.json.
+
+    Raises
+    ------
+    ModelFormatError
+        For another architecture, or one of BERT's rarer options that would give other vectors.
+    """
+    kind = data.get("model_type")
+    if kind != "bert":
+        raise ModelFormatError(f"{folder}: config.json says model_type {kind!r}, expected 'bert'")
+    activation = data.get("hidden_act", "gelu")
+    if activation not in _ACTIVATIONS:
+        raise ModelFormatError(f"{folder}: unknown hidden_act {activation!r}", f"Known: {', '.join(_ACTIVATIONS)}")
+    for key, usual in (("position_embedding_type", "absolute"), ("is_decoder", False), ("add_cross_attention", False)):
+        if data.get(key, usual) != usual:
+            raise ModelFormatError(f"{folder}: config.json says {key} {data[key]!r}, only {usual!r} is supported")
+    try:
+        config = BertConfig(
+            n_layers=int(data["num_hidden_layers"]),
+            n_heads=int(data["num_attention_heads"]),
+            width=int(data["hidden_size"]),
+            intermediate=int(data["intermediate_size"]),
+            max_positions=int(data["max_position_embeddings"]),
+            norm_epsilon=float(data.get("layer_norm_eps", 1e-12)),
+            activation=_ACTIVATIONS[activation],  # type: ignore[arg-type]
+            hidden_rate=float(data.get("hidden_dropout_prob", _DEFAULT_RATE)),
+            attention_rate=float(data.get("attention_probs_dropout_prob", _DEFAULT_RATE)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFormatError(f"{folder}: config.json lacks or garbles {error}") from error
+    if config.n_heads <= 0 or config.width % config.n_heads:
+        raise ModelFormatError(f"{folder}: width {config.width} cannot be split into {config.n_heads} heads")
+    return config
+
+
+def read_weights(tensors: dict[str, NDArray[np.float32]], config: BertConfig, folder: Path) -> Weights:
+    """Hugging Face's tensors under the names and in the orientation of `BertRunner`.
+
+    Raises
+    ------
+    ModelFormatError
+        If a tensor is missing or of another shape than the config says.
+    """
+    # A classifier keeps its encoder under "bert.", a bare BertModel at the top.
+    prefix = "bert." if "bert.embeddings.word_embeddings.weight" in tensors else ""
+    d, f = config.width, config.intermediate
+
+    def tensor(name: str, *shape: int | None) -> NDArray[np.float32]:
+        value = tensors.get(prefix + name)
+        if value is None:
+            # Checkpoints converted from TensorFlow 1 name the norms so.
+            old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            value = tensors.get(prefix + old)
+        if value is None:
+            raise ModelFormatError(
+                f"{folder}: model.safetensors has no tensor {prefix + name!r}", "Is the download whole?"
+            )
+        if len(value.shape) != len(shape) or any(
+            want not in (None, got) for want, got in zip(shape, value.shape, strict=True)
+        ):
+            raise ModelFormatError(f"{folder}: {prefix + name} has shape {value.shape}, config.json implies {shape}")
+        return value
+
+    def norm(name: str, source: str) -> dict[str, NDArray[np.float32]]:
+        return {f"{name}.gamma": tensor(f"{source}.weight", d), f"{name}.beta": tensor(f"{source}.bias", d)}
+
+    def dense(name: str, source: str, n_in: int, n_out: int) -> dict[str, NDArray[np.float32]]:
+        return {
+            f"{name}.kernel": tensor(f"{source}.weight", n_out, n_in).T,
+            f"{name}.bias": tensor(f"{source}.bias", n_out),
+        }
+
+    weights = {
+        "word": tensor("embeddings.word_embeddings.weight", None, d),
+        "position": tensor("embeddings.position_embeddings.weight", config.max_positions, d),
+        "type": tensor("embeddings.token_type_embeddings.weight", None, d),
+    } | norm("embedding_norm", "embeddings.LayerNorm")
+    for i in range(config.n_layers):
+        source = f"encoder.layer.{i}"
+        parts = [dense(part, f"{source}.attention.self.{part}", d, d) for part in ("query", "key", "value")]
+        for kind in ("kernel", "bias"):
+            joined = [part[f"{name}.{kind}"] for part, name in zip(parts, ("query", "key", "value"), strict=True)]
+            weights[f"layer.{i}.qkv.{kind}"] = np.concatenate(joined, axis=-1)
+        weights |= dense(f"layer.{i}.attention_out", f"{source}.attention.output.dense", d, d)
+        weights |= norm(f"layer.{i}.attention_norm", f"{source}.attention.output.LayerNorm")
+        weights |= dense(f"layer.{i}.ffn_in", f"{source}.intermediate.dense", d, f)
+        weights |= dense(f"layer.{i}.ffn_out", f"{source}.output.dense", f, d)
+        weights |= norm(f"layer.{i}.ffn_norm", f"{source}.output.LayerNorm")
+    if prefix + "pooler.dense.weight" in tensors:
+        weights |= dense("pooler", "pooler.dense", d, d)
+    return weights
+
+
+def _read_head(data: dict[str, Any], tensors: dict[str, Any], config: BertConfig, options: LoadOptions) -> Head:
+    rate = options.rate
+    if rate is None:
+        rate = data.get("classifier_dropout")
+    if rate is None:  # transformers' rule: classifier_dropout, and where it is null the hidden rate
+        rate = config.hidden_rate
+    kernel = tensors.get("classifier.weight")
+    if kernel is None:
+        return Head(rate)
+    names = data.get("id2label") or {}
+    classes = tuple(str(names[key]) for key in sorted(names, key=int)) if len(names) == len(kernel) else ()
+    return Head(rate, np.ascontiguousarray(kernel.T), tensors.get("classifier.bias"), classes)
+
+
+def _untrained_note(tensors: dict[str, Any], has_pooler: bool) -> str:
+    if not has_pooler:
+        return "The model has no pooler and no classifier: pre_dropout is the [CLS] vector, and there are no logits."
+    bias = next(value for name, value in tensors.items() if name.endswith("pooler.dense.bias"))
+    if not bias.any():  # exactly 0 is what initialisation leaves and training does not
+        return (
+            "The pooler and the head are untrained (the pooler's bias is exactly 0): pooled_output is close to a random"
+            " projection of [CLS], the tap 'mean' carries what the model learned, and there are no logits."
+        )
+    return "The model has no trained classifier behind its dropout, so there are no logits."
+
+
+def _read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Every floating tensor as float32; half precision is widened exactly."""
+    from safetensors import SafetensorError, safe_open
+
+    safety.check_safetensors(path)
+    tensors: dict[str, NDArray[np.float32]] = {}
+    try:
+        with safe_open(str(path), framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                if file.get_slice(name).get_dtype() in ("F16", "F32", "F64"):
+                    tensors[name] = np.asarray(file.get_tensor(name), dtype=np.float32)
+                elif file.get_slice(name).get_dtype() == "BF16":
+                    tensors[name] = _widen_bfloat16(file.get_tensor(name))
+    except (SafetensorError, OSError) as error:
+        raise ModelFormatError(f"{path} is torn or foreign: {error}", "Fetch the file again.") from error
+    return tensors
+
+
+def _widen_bfloat16(array: NDArray[Any]) -> NDArray[np.float32]:
+    return np.asarray(array.astype(np.float32))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFormatError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ModelFormatError(f"{path} holds no JSON object")
+    return data
