@@ -1,0 +1,319 @@
+"""Look through all sources first, then stream their texts."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from embedsvc.errors import DuplicateIdError, InputError
+from embedsvc.texts.base import READERS, Bad, OnError, ReadOptions, Row, Rows, gather
+from embedsvc.texts.lines import too_long
+from embedsvc.texts.sources import File, find, opened
+from embedsvc.types import Text
+
+__all__ = ["Rejected", "Scan", "Source", "read", "scan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file, as the manifest of a set remembers it.
+
+    Attributes
+    ----------
+    name : str
+        The path as given, or ``stdin``.
+    sha256 : str
+        Hex, of the raw bytes (of the .gz itself where it is one).
+    rows : int
+        Rows that can be read.
+    rejected : int
+        Rows left out.
+    """
+
+    name: str
+    sha256: str
+    rows: int
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row left out, and why; the reason never quotes the text."""
+
+    source: str
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What is in the sources: all that `read` needs.
+
+    Attributes
+    ----------
+    sources : tuple of Source
+    rejected : tuple of Rejected
+        In the order of the sources; empty under `OnError.FAIL`.
+    options : ReadOptions
+    files, sizes : tuple
+        Where the sources are, and their raw bytes.
+    """
+
+    sources: tuple[Source, ...]
+    rejected: tuple[Rejected, ...]
+    options: ReadOptions
+    files: tuple[File, ...] = field(repr=False)
+    sizes: tuple[int, ...] = field(repr=False)
+
+    @property
+    def rows(self) -> int:
+        """How many texts `read` gives."""
+        return sum(source.rows for source in self.sources)
+
+    @property
+    def n_bytes(self) -> int:
+        """Raw bytes of all sources."""
+        return sum(self.sizes)
+
+
+def scan(
+    sources: Iterable[str | os.PathLike[str]],
+    options: ReadOptions | None = None,
+    *,
+    spool: Path | None = None,
+    stdin: BinaryIO | None = None,
+) -> Scan:
+    """Check every row of every source, in one pass over each.
+
+    Memory does not grow with the rows, save for 8 bytes a row where there is an id column, and for the rejected ones.
+
+    Parameters
+    ----------
+    sources : iterable of path
+        Files, globs (``**`` goes into folders), folders (the files in it, not those further down) and ``-``. In globs
+        and folders, files that no reader knows and hidden ones are passed over.
+    options : ReadOptions, optional
+    spool : Path, optional
+        Folder in which standard input is kept as ``stdin`` plus suffix; it must last until `read` is done.
+    stdin : binary stream, optional
+        What ``-`` reads; the process's own standard input by default.
+
+    Raises
+    ------
+    InputError
+        For the first bad row under `OnError.FAIL`; under either policy for faults of a file as a whole (missing, torn,
+        without the column), and if no row is left.
+    DuplicateIdError
+        If two rows share an id. Names both places.
+    """
+    options = options or ReadOptions()
+    files = find(sources, options, spool, stdin)
+    found: list[Source] = []
+    sizes: list[int] = []
+    rejected: list[Rejected] = []
+    hashes = _Hashes()
+    for file in files:
+        rows = bad = 0
+        reading = _Reading(file, options)
+        for item in reading:
+            if isinstance(item, Bad):
+                if options.on_error is OnError.FAIL:
+                    raise InputError(
+                        f"{_place(file, item.row, options)}: {item.reason}",
+                        "Use --on-error skip to leave such rows out; they are then listed in rejected.jsonl.",
+                    )
+                rejected.append(Rejected(file.name, item.row, item.reason))
+                bad += 1
+            else:
+                rows += len(item.texts)
+                if item.ids is not None:
+                    hashes.add(item.ids)
+        found.append(Source(file.name, reading.sha256, rows, bad))
+        sizes.append(reading.size)
+    result = Scan(tuple(found), tuple(rejected), options, files, tuple(sizes))
+    if not result.rows:
+        names = ", ".join(file.name for file in files[:5]) + (" …" if len(files) > 5 else "")
+        first = f"; all {len(rejected)} rows are bad, the first: {rejected[0].reason}" if rejected else ""
+        raise InputError(f"no texts in {names}{first}")
+    _check_ids(result, hashes.repeated())
+    return result
+
+
+def read(scanned: Scan) -> Iterator[Text]:
+    """Stream the good rows of a scan, in the same order.
+
+    Raises
+    ------
+    InputError
+        If a source changed since the scan. Its size is looked at first, its content (SHA-256) at its end.
+    """
+    options = scanned.options
+    for file, source, size in zip(scanned.files, scanned.sources, scanned.sizes, strict=True):
+        reading = _Reading(file, options, size)
+        for item in reading:
+            if isinstance(item, Bad):
+                if options.on_error is OnError.FAIL:
+                    raise _changed(file)
+                continue
+            ids = item.ids or [_place(file, number, options) for number in item.numbers]
+            yield from map(Text, ids, item.texts, item.labels or itertools.repeat(None))
+        if reading.sha256 != source.sha256:
+            raise _changed(file)
+
+
+def _place(file: File, row: int, options: ReadOptions) -> str:
+    """Where a row is, and its id without an id column."""
+    return file.name if options.whole_files else f"{file.name}:{row}"
+
+
+def _changed(file: File) -> InputError:
+    return InputError(f"{file.name}: the file changed while it was being used", "Run again when it is complete.")
+
+
+class _Reading:
+    """One pass over one file; `sha256` and `size` are known after it."""
+
+    def __init__(self, file: File, options: ReadOptions, size: int | None = None) -> None:
+        self._file = file
+        self._options = options
+        self._expected_size = size
+        self.sha256 = ""
+        self.size = 0
+
+    def __iter__(self) -> Iterator[Rows | Bad]:
+        file, options = self._file, self._options
+        if options.whole_files and file.suffix != ".txt":
+            raise InputError(
+                f"{file.name}: only .txt files can be read as whole files",
+                "Leave out --whole-files, or name the .txt files only.",
+            )
+        reader = READERS[file.suffix]
+        reached = 0
+        try:
+            if self._expected_size is not None and file.path.stat().st_size != self._expected_size:
+                raise _changed(file)
+            with opened(file, seeks=reader.seeks) as (stream, hashed):
+                for item in reader.rows(stream, file.name, options):
+                    if isinstance(item, Bad):
+                        yield item
+                        reached = item.row
+                    else:
+                        yield from _checked(item, options.max_text_bytes)
+                        reached = item.numbers[-1]
+                self.sha256 = hashed.finish()
+                self.size = hashed.size
+        except (EOFError, zlib.error, OSError) as error:
+            # A BadGzipFile has no errno, and quotes bytes of the file.
+            torn = not isinstance(error, OSError) or (file.gzipped and error.errno is None)
+            what = "the gzip data is torn or damaged" if torn else f"cannot be read: {_system_message(error)}"
+            raise InputError(
+                f"{file.name}:{reached}: {what} after this row" if reached else f"{file.name}: {what}"
+            ) from error
+
+
+def _system_message(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _checked(rows: Rows, limit: int) -> Iterator[Rows | Bad]:
+    """The rows of a run that are fit to be embedded, and what is wrong with the others."""
+    if _clean(rows.texts, limit) and _clean(rows.ids, limit) and _clean(rows.labels, limit, optional=True):
+        yield rows
+        return
+    ids: Sequence[str | None] = rows.ids if rows.ids is not None else [None] * len(rows.texts)
+    labels = rows.labels if rows.labels is not None else [None] * len(rows.texts)
+    yield from gather(
+        Bad(row.number, reason) if (reason := _fault(row, limit)) else row
+        for row in map(Row, rows.numbers, rows.texts, ids, labels)
+    )
+
+
+def _clean(values: Sequence[str | None] | None, limit: int, *, optional: bool = False) -> bool:
+    """Whether nothing can be wrong with any of these; a hundred times as fast as asking one by one."""
+    if values is None:
+        return True
+    strings = [value for value in values if value] if optional else [value or "" for value in values]
+    together = "\n".join(strings)
+    if "\0" in together or not all(map(str.strip, strings)):
+        return False
+    # A character has at most four bytes.
+    if max(map(len, strings), default=0) > limit // 4:
+        return False
+    return together.isascii() or _surrogate(together) is None
+
+
+def _fault(row: Row, limit: int) -> str | None:
+    """What is wrong with a row, or None."""
+    for what, value in (("text", row.text), ("id", row.id), ("label", row.label)):
+        if value is None:
+            continue
+        if not value:
+            return "the id is missing" if what == "id" else f"the {what} is empty"
+        if what != "label" and value.isspace():
+            return f"the {what} is blank"
+        if "\0" in value:
+            return f"the {what} has a NUL character at position {value.index(chr(0)) + 1}"
+        at = _surrogate(value)
+        if at is not None:
+            return f"the {what} has half a surrogate pair at position {at + 1}, which is not Unicode text"
+        if len(value.encode()) > limit:
+            return too_long(what, limit)
+    return None
+
+
+def _surrogate(value: str) -> int | None:
+    """Position of the first lone surrogate."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
+class _Hashes:
+    """Hashes of all ids, 8 bytes each."""
+
+    def __init__(self) -> None:
+        self._buffer = np.empty(1024, dtype=np.int64)
+        self._count = 0
+
+    def add(self, ids: Sequence[str]) -> None:
+        end = self._count + len(ids)
+        if end > len(self._buffer):
+            self._buffer = np.concatenate([self._buffer, np.empty(max(end, len(self._buffer)), dtype=np.int64)])
+        # Python's own hash: it need not last beyond this process, and ids that share one are compared themselves.
+        self._buffer[self._count : end] = np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))
+        self._count = end
+
+    def repeated(self) -> frozenset[int]:
+        """Hashes that occur more than once."""
+        every = self._buffer[: self._count]
+        every.sort()
+        return frozenset(every[1:][every[1:] == every[:-1]].tolist())
+
+
+def _check_ids(scanned: Scan, suspects: frozenset[int]) -> None:
+    """Read again those ids whose hashes met, and raise DuplicateIdError if ids did, too."""
+    if not suspects:
+        return
+    places: dict[str, str] = {}
+    for file in scanned.files:
+        for item in _Reading(file, scanned.options):
+            if isinstance(item, Bad) or item.ids is None:
+                continue
+            for number, id_ in zip(item.numbers, item.ids, strict=True):
+                if hash(id_) in suspects:
+                    here = f"{file.name}:{number}"
+                    if id_ in places:
+                        raise DuplicateIdError(
+                            f"{here}: the id {id_[:80]!r} is taken already, by {places[id_]}",
+                            "Give each row an id of its own, or leave out --id-column: ids are then <file>:<row>.",
+                        )
+                    places[id_] = here
