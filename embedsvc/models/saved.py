@@ -1,0 +1,48 @@
+"""SavedModel folders: opening, naming and hashing them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from embedsvc.errors import ModelFormatError
+
+__all__ = ["describe_signatures", "digest_folder", "open_saved_model"]
+
+
+def open_saved_model(folder: Path, *, shown: Path | None = None) -> Any:
+    """``tf.saved_model.load``, with errors that say what is wrong with which folder."""
+    import tensorflow as tf
+    import tensorflow_text  # noqa: F401  registers the ops of preprocess models
+
+    try:
+        return tf.saved_model.load(str(folder))
+    except Exception as error:  # torn variables raise a dozen different types
+        reason = str(error).partition("\n")[0].replace(str(folder), str(shown or folder))
+        raise ModelFormatError(
+            f"{shown or folder}: the SavedModel cannot be loaded ({reason})",
+            "A file may be torn or missing, or it needs ops of a package that is not installed.",
+        ) from error
+
+
+def digest_folder(*folders: Path) -> str:
+    """SHA-256 (hex) over names and bytes of all files of these folders, in a fixed order."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "fingerprint.pb"):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def describe_signatures(model: Any) -> str:
+    """What a loaded SavedModel takes and gives, in one sentence for an error."""
+    signatures = getattr(model, "signatures", {})
+    shown = [
+        f"{name} ({', '.join(signatures[name].structured_input_signature[1])}) -> "
+        f"{', '.join(signatures[name].structured_outputs)}"
+        for name in signatures
+    ]
+    return f"Its signatures: {'; '.join(shown) or 'none'}."
