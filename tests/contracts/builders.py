@@ -3,6 +3,7 @@
 A builder gets an empty folder and a seed for its weights, writes a model there and says how to load it.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,89 @@ def fake(folder: Path, seed: int) -> Built:
     return Built(f"fake:{16 + seed}")
 
 
+def vocabulary(folder: Path) -> list[str]:
+    """A WordPiece vocabulary over WORDS, written to vocab.txt as well."""
+    letters = [chr(letter) for letter in range(ord("a"), ord("z") + 1)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys([*WORDS, *letters])]
+    words += [f"##{letter}" for letter in letters]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    return words
+
+
+def strings_model(keras: Any, seed: int, *, length: int | None = None) -> Any:
+    """Strings in; a dropout over tokens, another before the last dense layer."""
+    keras.utils.set_random_seed(seed)
+    splitter = keras.layers.TextVectorization(vocabulary=list(WORDS[:13]), output_sequence_length=length)
+    inputs = keras.Input((1,), dtype="string")
+    x = keras.layers.Embedding(20, 24, embeddings_initializer="normal")(splitter(inputs))
+    x = keras.layers.Dropout(0.2, name="token_dropout")(x)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    x = keras.layers.Dense(16, activation="tanh", kernel_initializer="orthogonal")(x)
+    x = keras.layers.Dropout(0.3, name="head_dropout")(x)
+    return keras.Model(inputs, keras.layers.Dense(3, activation="softmax", bias_initializer="normal")(x))
+
+
+def bert_model(keras: Any, seed: int, vocabulary_size: int) -> Any:
+    """Token ids in; one transformer layer, BERT's pooler and head."""
+    keras.utils.set_random_seed(seed)
+    names = ("token_ids", "padding_mask", "segment_ids")
+    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
+    x = keras.layers.Embedding(vocabulary_size, 16, embeddings_initializer="normal")(inputs["token_ids"])
+    x = keras.layers.Add()([x, keras.layers.Embedding(2, 16)(inputs["segment_ids"])])
+    x = keras.layers.Dropout(0.1, name="embeddings_dropout")(keras.layers.LayerNormalization()(x))
+    attention = keras.layers.MultiHeadAttention(2, 8, dropout=0.1, name="attention")
+    mask = keras.layers.Reshape((1, -1))(inputs["padding_mask"])
+    x = keras.layers.LayerNormalization()(keras.layers.Add()([x, attention(x, x, attention_mask=mask)]))
+    x = keras.layers.Dense(16, activation="tanh", name="pooler")(x[:, 0, :])
+    x = keras.layers.Dropout(0.1, name="head_dropout")(x)
+    return keras.Model(inputs, keras.layers.Dense(2, name="classifier", bias_initializer="normal")(x))
+
+
+def keras3_strings(folder: Path, seed: int) -> Built:
+    import keras
+
+    model = strings_model(keras, seed)
+    model.save(folder / "model.keras")
+    return Built(f"keras:{folder / 'model.keras'}", plain=_plain(keras, model))
+
+
+def keras3_bert(folder: Path, seed: int) -> Built:
+    import keras
+
+    bert_model(keras, seed, len(vocabulary(folder))).save(folder / "model.keras")
+    return Built(str(folder / "model.keras"))
+
+
+def keras2_strings(folder: Path, seed: int) -> Built:
+    import tf_keras
+
+    model = strings_model(tf_keras, seed, length=12)
+    model.save(folder / "model.keras")
+    return Built(f"keras:{folder / 'model.keras'}", plain=_plain(tf_keras, model))
+
+
+def keras2_bert_h5(folder: Path, seed: int) -> Built:
+    import tf_keras
+
+    model = bert_model(tf_keras, seed, len(vocabulary(folder)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the format is legacy
+        model.save(folder / "model.h5", save_format="h5")
+    return Built(str(folder / "model.h5"))
+
+
+def _plain(keras: Any, model: Any) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    """The model called as it is, save for its softmax; each text beside one of one token only, so that none pads it."""
+    import tensorflow as tf
+
+    model.layers[-1].activation = keras.activations.linear
+    return lambda texts: np.stack([np.asarray(model(tf.constant([[text], ["a"]])))[0] for text in texts])
+
+
 ENCODERS: dict[str, Callable[[Path, int], Built]] = {
     "fake": fake,
+    "keras3 strings": keras3_strings,
+    "keras3 bert": keras3_bert,
+    "keras2 strings": keras2_strings,
+    "keras2 bert h5": keras2_bert_h5,
 }
