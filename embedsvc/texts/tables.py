@@ -37,7 +37,7 @@ def _records(stream: io.BufferedIOBase, name: str, options: ReadOptions, delimit
             record = next(records, None)
         except csv.Error as error:
             record = []
-            lines.fault = lines.fault or _csv_reason(error)
+            lines.note(_csv_reason(error), records.line_num)
             if lines.quotes % 2:
                 # Inside open quotes nobody can tell where the next record begins; guessing could invent rows.
                 raise InputError(
@@ -59,9 +59,9 @@ def _records(stream: io.BufferedIOBase, name: str, options: ReadOptions, delimit
             continue
         number += 1
         if lines.fault is None and len(record) != len(header):
-            lines.fault = f"the number of fields is {len(record)}, the header has {len(header)}"
+            lines.note(f"the number of fields is {len(record)}, the header has {len(header)}", first_line)
         if lines.fault is not None:
-            yield Bad(number, f"{lines.fault} (line {first_line} of the file)")
+            yield Bad(number, lines.fault)
             continue
         label = None if label_at is None else record[label_at]
         yield Row(number, record[text_at], None if id_at is None else record[id_at], label or None)
@@ -86,10 +86,14 @@ class _Lines:
         self.fault: str | None = None
         self.quotes = 0
 
+    def note(self, fault: str, line: int) -> None:
+        # Records are numbered, editors show lines. The first fault tends to explain the others.
+        self.fault = self.fault or f"{fault} (line {line} of the file)"
+
     def __iter__(self) -> Iterator[str]:
         for number, line in self._lines:
             if isinstance(line, LongLine):
-                self.fault = self.fault or too_long("line", self._limit)
+                self.note(too_long("line", self._limit), number)
                 self.quotes += line.quotes
                 # As many quotes, odd or even, leave the parser inside or outside of quotes as the line would have.
                 yield '"' * (line.quotes % 2) + "\n"
@@ -97,7 +101,7 @@ class _Lines:
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:
-                self.fault = self.fault or f"{not_utf8(error)} {number}"
+                self.note(not_utf8(error), number)
                 text = line.decode(errors="replace")
             self.quotes += text.count('"')
             yield text + "\n"
@@ -136,7 +140,7 @@ def _first_line(error: Exception) -> str:
 def _batch_rows(metadata: Any) -> int:  # noqa: ANN401 - pyarrow has no types
     """About 8 MiB of rows, going by their mean size."""
     size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    return max(1, min(8192, 2**23 * int(metadata.num_rows) // max(int(size), 1)))
+    return max(1, min(2048, 2**23 * int(metadata.num_rows) // max(int(size), 1)))
 
 
 def _check_type(type_: Any, column: str, is_text: bool, name: str) -> None:  # noqa: ANN401
