@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,31 +46,50 @@ METADATA_KEY = b"embedsvc"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Where one part lies: a Parquet file, and its row group (parts have one, number 0)."""
+    """Where one part lies: a Parquet file and its row group; the file of a part has one, number 0.
+
+    Attributes
+    ----------
+    file : Path
+    row_group : int
+    rows : int or None
+        As the manifest has it; None where that is to be found out.
+    manifest : Manifest
+    """
 
     file: Path
     row_group: int
-    rows: int
+    rows: int | None
+    manifest: Manifest
 
-    def read(self, columns: list[str] | None = None) -> pa.Table:
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Some columns, or all of them.
 
         Raises
         ------
         StoreError
-            If the file is torn or gone.
+            If the file is torn or gone, or does not hold what the manifest says.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        names = columns_of(self.manifest) if columns is None else columns
         try:
             with pq.ParquetFile(self.file) as file:
-                return file.read_row_group(self.row_group, columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(
-                f"{self.file} cannot be read: {error}",
-                "If it is torn, run the command that wrote it again: only what is damaged is made anew.",
-            ) from error
+                table = file.read_row_group(self.row_group, columns=list(names))
+        except (OSError, IndexError, pa.ArrowException) as error:
+            raise self._damaged(f"cannot be read: {error}") from error
+        if self.rows not in (None, len(table)):
+            raise self._damaged(f"holds {len(table)} rows, the manifest says {self.rows}")
+        expected = schema_of(self.manifest, "")
+        for name in names:
+            found = table.schema.field(name).type if name in table.column_names else "missing"
+            if found != expected.field(name).type:
+                raise self._damaged(f"does not fit its manifest: {name} is {found}")
+        return table
+
+    def _damaged(self, problem: str) -> StoreError:
+        return StoreError(f"{self.file} {problem}", "Run the command that wrote it again to make it anew.")
 
 
 def part_name(index: int) -> str:

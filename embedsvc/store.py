@@ -351,7 +351,8 @@ def write_parquet(source: Path, path: Path) -> None:
         pq.ParquetWriter(file, schema, **parts.writer_options(manifest)) as writer,
     ):
         for piece in pieces:
-            writer.write_table(piece.read(), row_group_size=max(piece.rows, 1))
+            table = piece.read()
+            writer.write_table(table, row_group_size=max(len(table), 1))
 
 
 def pieces_of(path: str | Path, *, allow_partial: bool = False) -> tuple[Manifest, tuple[Piece, ...]]:
@@ -365,14 +366,14 @@ def pieces_of(path: str | Path, *, allow_partial: bool = False) -> tuple[Manifes
     path = Path(path)
     if path.is_file():
         manifest = parts.file_manifest(path)
-        return manifest, tuple(Piece(path, number, part.rows) for number, part in enumerate(manifest.parts))
+        return manifest, tuple(Piece(path, number, part.rows, manifest) for number, part in enumerate(manifest.parts))
     folder = path if path.exists() else _partial(path)
     if not (folder / _MANIFEST).exists():
         problem = "holds no embedding set: it has no manifest.json" if path.exists() else "does not exist"
         raise StoreError(f"{path} {problem}", "Give a folder or file that embedsvc extract wrote.")
     manifest = _read_manifest(folder / _MANIFEST)
     if manifest.complete:
-        return manifest, tuple(Piece(folder / part.name, 0, part.rows) for part in manifest.parts)
+        return manifest, tuple(Piece(folder / part.name, 0, part.rows, manifest) for part in manifest.parts)
     whole = sorted((index, entry) for entry in folder.iterdir() if (index := parts.index_of(entry.name)) is not None)
     if not allow_partial:
         count = "1 part is" if len(whole) == 1 else f"{len(whole)} parts are"
@@ -381,7 +382,7 @@ def pieces_of(path: str | Path, *, allow_partial: bool = False) -> tuple[Manifes
             "Run the same command again to finish it, or read what is there with allow_partial=True.",
         )
     checked = ((entry, _check_part(entry, index, manifest)) for index, entry in whole)
-    return manifest, tuple(Piece(entry, 0, done.part.rows) for entry, done in checked if done)
+    return manifest, tuple(Piece(entry, 0, done.part.rows, manifest) for entry, done in checked if done)
 
 
 def verify(path: str | Path) -> Manifest:
@@ -396,11 +397,11 @@ def verify(path: str | Path) -> Manifest:
     bad = []
     for part, piece in zip(manifest.parts, pieces, strict=True):
         try:
-            table = piece.read(list(parts.columns_of(manifest)))
+            table = piece.read()
         except StoreError:
             bad.append(f"{part.name} is torn or missing")
             continue
-        if len(table) != part.rows or parts.digest(table) != part.sha256:
+        if parts.digest(table) != part.sha256:
             bad.append(f"{part.name} was changed after it was written")
     if bad:
         what = "the file" if Path(path).is_file() else "those parts"
@@ -451,7 +452,7 @@ def _intact(manifest: Manifest, path: Path) -> bool:
 def _check_part(path: Path, index: int, manifest: Manifest) -> _Done | None:
     """The part at a path if it is whole and of this run, else None."""
     try:
-        table = Piece(path, 0, 0).read()
+        table = Piece(path, 0, None, manifest).read()
         record = json.loads((table.schema.metadata or {})[parts.METADATA_KEY])
         expected = {"part": index, "rows": len(table), "sha256": parts.digest(table), "run": manifest.identity}
     except (StoreError, KeyError, ValueError):

@@ -1,0 +1,334 @@
+"""Reading a set of embeddings: every variant by its name, be it stored, identical to a stored one, or drawn."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedsvc import masks
+from embedsvc.errors import SettingsError, StoreError, UnknownVariantError
+from embedsvc.manifest import Manifest, summarise
+from embedsvc.parts import Piece, columns_of
+from embedsvc.store import pieces_of
+from embedsvc.types import Block, Mode, Pass, Text, Variant, Vectors
+
+__all__ = ["EmbeddingSet"]
+
+_BASE = "pre_dropout.inference"
+
+
+class EmbeddingSet:
+    """The embeddings of one run, read column by column when asked for.
+
+    ``set["post_dropout.head.3"]`` gives an array of shape (n_texts, width), float32, C-contiguous. Head passes are
+    drawn from the stored `pre_dropout` and the seed, any number of them, those beyond the manifest's too. What is in
+    the vectors is passed on as it is, NaN included. Make one with `EmbeddingSet.read`.
+
+    Attributes
+    ----------
+    manifest : Manifest
+    path : Path
+        Where it was read.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, source: _Source) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._source = source
+
+    @classmethod
+    def read(cls, path: str | Path, *, allow_partial: bool = False) -> Self:
+        """Open a set; vectors are read when asked for.
+
+        Parameters
+        ----------
+        path : str or Path
+            A directory or single Parquet file that `extract` wrote, or an ``.npz`` made from one.
+        allow_partial : bool
+            Read the finished parts of an unfinished set, instead of raising.
+
+        Raises
+        ------
+        StoreError
+            If there is no set, or it is unfinished, torn or of a newer version.
+        """
+        path = Path(path)
+        if path.is_file() and zipfile.is_zipfile(path):
+            arrays = _Arrays(path)
+            return cls(path, arrays.manifest, arrays)
+        if path.is_file() and path.suffix in (".csv", ".jsonl"):
+            raise StoreError(
+                f"{path} is an export for other programs; it does not hold what a set needs",
+                "Read the directory, .parquet or .npz, or export again from one of them.",
+            )
+        manifest, pieces = pieces_of(path, allow_partial=allow_partial)
+        return cls(path, manifest, _Parquet(manifest, pieces))
+
+    def __len__(self) -> int:
+        return sum(self._source.sizes)
+
+    def __repr__(self) -> str:
+        state = "" if self.manifest.complete else ", unfinished"
+        return f"<EmbeddingSet {str(self.path)!r}: {len(self)} texts{state}; {summarise(self.variants)}>"
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of the variants that the run was asked for."""
+        return self.manifest.variants
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Id of each text."""
+        return tuple(self._values("id"))
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The texts."""
+        return tuple(self._values("text"))
+
+    @cached_property
+    def labels(self) -> tuple[str | None, ...]:
+        """Label of each text, None where it has none."""
+        return tuple(self._values("label"))
+
+    @cached_property
+    def n_tokens(self) -> NDArray[np.int64]:
+        """Tokens the model read of each text, special ones included; -1 where it could not tell. Shape (n,)."""
+        return np.fromiter(self._values("n_tokens"), np.int64, len(self))
+
+    @cached_property
+    def truncated(self) -> NDArray[np.bool_]:
+        """Whether each text was cut short. Shape (n,)."""
+        return np.fromiter(self._values("truncated"), np.bool_, len(self))
+
+    def __getitem__(self, variant: str) -> Vectors:
+        recipe = self._recipe(variant)
+        vectors = np.empty((len(self), self.manifest.width(variant)), dtype=np.float32)
+        start = 0
+        for part in self._parts:
+            stop = start + self._source.sizes[part]
+            columns = self._source.part(part, recipe.columns)
+            vectors[start:stop] = recipe.make(columns)
+            start = stop
+        return vectors
+
+    def __contains__(self, variant: object) -> bool:
+        try:
+            self._recipe(str(variant))
+        except UnknownVariantError:
+            return False
+        return True
+
+    def iter_blocks(self, variants: Sequence[str] | None = None, *, rows: int | None = None) -> Iterator[Block]:
+        """The set in pieces, in order, holding one part in memory at a time.
+
+        Parameters
+        ----------
+        variants : sequence of str, optional
+            All by default.
+        rows : int, optional
+            At most so many rows a block; blocks end where parts end. By default a block is a part.
+
+        Raises
+        ------
+        UnknownVariantError
+            At once, not at the first block.
+        SettingsError
+            If `rows` is less than 1.
+        """
+        if rows is not None and rows < 1:
+            raise SettingsError(f"rows is {rows}, expected 1 or more")
+        names = self.variants if variants is None else tuple(variants)
+        return self._blocks({name: self._recipe(name) for name in names}, rows)
+
+    def _blocks(self, recipes: dict[str, _Recipe], rows: int | None) -> Iterator[Block]:
+        plain = ["id", "text", "label", "n_tokens", "truncated"]
+        columns = list(dict.fromkeys([*plain, *(c for recipe in recipes.values() for c in recipe.columns)]))
+        index = offset = 0
+        for part in self._parts:
+            values = self._source.part(part, columns)
+            texts = tuple(map(Text, values["id"], values["text"], values["label"]))
+            vectors = {name: recipe.make(values) for name, recipe in recipes.items()}
+            step = rows or max(len(texts), 1)
+            for start in range(0, len(texts), step):
+                cut = slice(start, start + step)
+                yield Block(
+                    index,
+                    offset,
+                    texts[cut],
+                    values["n_tokens"][cut],
+                    values["truncated"][cut],
+                    {name: vector[cut] for name, vector in vectors.items()},
+                )
+                index += 1
+                offset += len(texts[cut])
+
+    @property
+    def _parts(self) -> range:
+        return range(len(self._source.sizes))
+
+    def _values(self, column: str) -> Iterator[Any]:
+        for part in self._parts:
+            yield from self._source.part(part, [column])[column]
+
+    def _recipe(self, name: str) -> _Recipe:
+        """How a variant is made of columns; a column of its own comes first, if there is one."""
+        if name in self._source.columns:
+            return _Recipe([name], lambda columns: columns[name])
+        try:
+            variant = Variant.parse(name)
+        except SettingsError:
+            raise self._unknown(name) from None
+        head, seed = self.manifest.head, self.manifest.seed
+        drawn = variant.tap == "post_dropout" or (variant.tap == "logits" and head.kernel is not None)
+        if _BASE not in self._source.columns or not drawn:
+            raise self._unknown(name)
+        if variant == Variant("post_dropout", Mode.INFERENCE):
+            return _Recipe([_BASE], lambda columns: columns[_BASE])
+        if variant.mode is Mode.HEAD and seed is not None:
+            pass_ = Pass(Mode.HEAD, variant.index, seed)
+
+            def draw(columns: dict[str, Any]) -> Vectors:
+                post = head.post(columns[_BASE], masks.row_keys(columns["id"]), pass_)
+                return post if variant.tap == "post_dropout" else head.logits(post)
+
+            return _Recipe([_BASE, "id"], draw)
+        raise self._unknown(name)
+
+    def _unknown(self, name: str) -> UnknownVariantError:
+        tap, _, rest = name.rpartition(".head.")
+        near = difflib.get_close_matches(name, self.variants, n=1)
+        if rest.isdecimal() and f"{tap}.inference" in self and tap != "logits" and tap != "post_dropout":
+            guess = f"Head mode leaves the encoder as it is: take {tap}.inference. "
+        elif rest.isdecimal() and tap in ("post_dropout", "logits") and self.manifest.seed is None:
+            guess = "Head passes need a seed, and this run had none: extract with --modes inference,head --seed 0. "
+        else:
+            guess = f"Did you mean {near[0]!r}? " if near else ""
+        return UnknownVariantError(
+            f"{self.path} holds no variant {name!r}", f"{guess}It holds: {summarise(self.variants)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    columns: list[str]
+    make: Callable[[dict[str, Any]], Vectors]
+
+
+class _Source(Protocol):
+    """Where columns come from, part by part."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names of what can be read."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Rows of each part."""
+
+    def part(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
+        """Columns of one part: lists of str or None, or arrays."""
+
+
+class _Parquet:
+    def __init__(self, manifest: Manifest, pieces: Sequence[Piece]) -> None:
+        self.columns = frozenset(columns_of(manifest))
+        self.sizes = tuple(piece.rows for piece in pieces)
+        self._pieces = pieces
+
+    def part(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
+        table = self._pieces[number].read(list(columns))
+        return {name: _from_arrow(table[name]) for name in columns}
+
+
+def _from_arrow(column: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_string(column.type):
+        return column.to_pylist()
+    if not pa.types.is_fixed_size_list(column.type):
+        return pc.fill_null(column, -1).to_numpy() if pa.types.is_integer(column.type) else column.to_numpy()
+    width = column.type.list_size
+    vectors = [chunk.flatten().to_numpy().reshape(-1, width) for chunk in column.chunks]
+    return vectors[0] if len(vectors) == 1 else np.concatenate([np.empty((0, width), np.float32), *vectors])
+
+
+class _Arrays:
+    """An ``.npz`` of `formats.write_npz`: vectors lie in it as they are, so they are mapped instead of read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._loaded: dict[str, NDArray[Any]] = {}
+        with self._errors(), zipfile.ZipFile(path) as file:
+            self._members = {info.filename.removesuffix(".npy"): info for info in file.infolist()}
+            if "manifest" not in self._members:
+                raise StoreError(f"{path} was not written by embedsvc: it holds no manifest", "Choose another path.")
+        self.manifest = Manifest.from_json(str(self._array("manifest")), origin=str(path))
+        size, rows = self.manifest.rows_per_part, len(self._array("truncated"))
+        # The parts of the set it was made from, so that whatever is drawn comes out the same.
+        self.sizes = tuple(min(size, rows - start) for start in range(0, rows, size))
+        self.columns = frozenset(self._members)
+        for name in (*columns_of(self.manifest), "labelled", *self.columns.intersection(self.manifest.variants)):
+            vector = name in self.manifest.variants
+            shape = (rows, self.manifest.width(name)) if vector else (rows,)
+            if name not in self._members or self._array(name).shape != shape:
+                raise StoreError(f"{path} is damaged: {name} is missing or not of shape {shape}", "Make it again.")
+
+    def part(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
+        start = number * self.manifest.rows_per_part
+        rows = slice(start, start + self.sizes[number])
+        values: dict[str, Any] = {}
+        for name in columns:
+            # A copy, since a mapped array need not be aligned, and changes must not reach the file.
+            array = np.array(self._array(name)[rows])
+            values[name] = array.tolist() if array.dtype.kind == "U" else array
+        if "label" in values:
+            known = self._array("labelled")[rows]
+            values["label"] = [label if there else None for label, there in zip(values["label"], known, strict=True)]
+        return values
+
+    def _array(self, name: str) -> NDArray[Any]:
+        if name not in self._loaded:
+            with self._errors():
+                self._loaded[name] = self._open(self._members[name])
+        return self._loaded[name]
+
+    def _open(self, info: zipfile.ZipInfo) -> NDArray[Any]:
+        if info.compress_type != zipfile.ZIP_STORED or not info.file_size:
+            with np.load(self._path, allow_pickle=False) as file:
+                array: NDArray[Any] = file[info.filename.removesuffix(".npy")]
+                return array
+        with open(self._path, "rb") as file:
+            file.seek(info.header_offset)
+            local = struct.unpack("<4s22xHH", file.read(30))
+            file.seek(local[1] + local[2], os.SEEK_CUR)
+            version = np.lib.format.read_magic(file)
+            if version != (1, 0):
+                raise ValueError(f"{info.filename} is of npy version {version}")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            if dtype.hasobject:
+                raise ValueError(f"{info.filename} holds pickled objects")
+            if 0 in shape:
+                return np.empty(shape, dtype)
+            return np.memmap(self._path, dtype, "r", offset=file.tell(), shape=shape)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, KeyError, struct.error, zipfile.BadZipFile) as error:
+            raise StoreError(
+                f"{self._path} cannot be read: {error}", "It is torn or was not written by embedsvc: make it again."
+            ) from error
