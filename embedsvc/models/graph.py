@@ -84,9 +84,9 @@ class GraphSite:
 class _Pass:
     """What the graph draws from while one pass runs, and what it asked for."""
 
-    keys: NDArray[np.uint64]
-    seed: int
-    index: int
+    keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(1, dtype=np.uint64))
+    seed: int = 0
+    index: int = 0
     asked: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
 
@@ -119,7 +119,7 @@ class Draws:
         self._by_row: frozenset[int] | None = None
         self._numbers: dict[int, int] = {}
         self._lock = threading.RLock()
-        self._pass: _Pass | None = None
+        self._pass = _Pass()
         self._count: Counter[int] = Counter()
         self._node: Any = None
         self._function: Any = None
@@ -132,15 +132,24 @@ class Draws:
     @contextlib.contextmanager
     def during(self, keys: NDArray[np.uint64], pass_: Pass) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
         """Let graphs draw for these rows; gives the (site, shape) pairs asked for. One pass at a time."""
-        # A graph may draw in inference mode too (a random feature map); it then draws the same numbers each time.
-        seed, index = pass_.draw if pass_.mode.stochastic else (0, 0)
         with self._lock:
-            self._pass = _Pass(keys, seed, index)
-            self._count.clear()
+            self.begin(keys, pass_.draw if pass_.mode.stochastic else None)
             try:
                 yield self._pass.asked
             finally:
-                self._pass = None
+                self._pass = _Pass()
+
+    def begin(self, keys: NDArray[np.uint64], draw: Sequence[int] | None) -> None:
+        """What the next pass draws from, for callers that hold a lock of their own."""
+        # A graph may draw in inference mode too (a random feature map); it then draws the same numbers each time.
+        seed, index = draw or (0, 0)
+        self._pass = _Pass(keys, seed, index)
+        self._count.clear()
+
+    @property
+    def log(self) -> tuple[int, list[tuple[int, tuple[int, ...]]]]:
+        """Row count of the last pass begun, and the (site, shape) pairs it asked for: what `settle` wants."""
+        return len(self._pass.keys), self._pass.asked
 
     def settle(self, logs: Sequence[tuple[int, Sequence[tuple[int, tuple[int, ...]]]]]) -> None:
         """Learn from trial passes which sites are live and which have one part for each row.
@@ -186,7 +195,6 @@ class Draws:
         """The numbers one site draws in the current pass; called from inside the graph, from any thread."""
         size = tuple(int(extent) for extent in shape)
         current = self._pass
-        assert current is not None, "a graph ran outside Draws.during"
         number = int(number)
         current.asked.append((number, size))
         self._count[number] += 1

@@ -31,7 +31,6 @@ __all__ = ["HubEncoder", "HubTokenizer", "load", "resolve"]
 _RATE = 0.1  # of the recipe's Dropout
 _LENGTH_UNKNOWN = 512  # BERT's own limit, where the encoder does not show one
 _AGREEMENT = 1e-4  # relative: exporters' GELUs differ by about as much, so the wrong one is noticed
-_SPECIAL = 2
 
 
 def load(location: str, options: LoadOptions) -> HubEncoder:
@@ -118,7 +117,7 @@ class HubEncoder:
             taps=dict.fromkeys(vectors, width),
             sites=sites,
             masks=graph.draws.masks if graph else "keyed",
-            special_tokens=_SPECIAL,
+            special_tokens=tokenizer.special_tokens,
             notes=tuple(notes),
         )
 
@@ -145,6 +144,8 @@ class HubTokenizer:
     same ids is checked once.
     """
 
+    special_tokens = 2
+
     def __init__(self, model: Any, folder: Path) -> None:
         import tensorflow as tf
 
@@ -167,9 +168,9 @@ class HubTokenizer:
         signature = [tf.TensorSpec([None], tf.string)]
         self._tokenize = tf.function(tokenize, input_signature=signature, autograph=False)
         self._start, self._end = self._packed([]), np.empty(0, dtype=np.int32)
-        if len(self._start) != _SPECIAL:
+        if len(self._start) != self.special_tokens:
             raise ModelFormatError(
-                f"{folder} puts {len(self._start)} special tokens around a text, expected {_SPECIAL}"
+                f"{folder} puts {len(self._start)} special tokens around a text, expected {self.special_tokens}"
             )
         self._start, self._end = self._start[:1], self._start[1:]
         probe = list(self(["a b"])[0]) or [0]
@@ -191,7 +192,7 @@ class HubTokenizer:
 
     def probes(self, limit: int | None) -> list[NDArray[np.int32]]:
         """A few rows to try an encoder on: of several lengths, so that no axis is taken for another."""
-        room = min(limit or 16, 16) - _SPECIAL
+        room = min(limit or 16, 16) - self.special_tokens
         texts = ["a b", "The film was not bad at all, 7 of 10!", "x", "one two three four five six seven eight nine"]
         return [self.pack(ids[:room]) for ids in self(texts)]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from embedsvc.errors import ModelFormatError
 
-__all__ = ["describe_signatures", "digest_folder", "open_saved_model"]
+__all__ = ["describe_signatures", "digest_folder", "loading_error", "open_saved_model"]
 
 
 def open_saved_model(folder: Path, *, shown: Path | None = None) -> Any:
@@ -19,11 +19,17 @@ def open_saved_model(folder: Path, *, shown: Path | None = None) -> Any:
     try:
         return tf.saved_model.load(str(folder))
     except Exception as error:  # torn variables raise a dozen different types
-        reason = str(error).partition("\n")[0].replace(str(folder), str(shown or folder))
-        raise ModelFormatError(
-            f"{shown or folder}: the SavedModel cannot be loaded ({reason})",
-            "A file may be torn or missing, or it needs ops of a package that is not installed.",
-        ) from error
+        raise loading_error(error, folder, shown or folder) from error
+
+
+def loading_error(error: Exception, folder: Path, shown: Path) -> ModelFormatError:
+    """What to tell of an exception raised by loading `folder`, which the user knows as `shown`."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    reason = (lines[0] if lines else type(error).__name__).replace(str(folder), str(shown))[:300]
+    return ModelFormatError(
+        f"{shown}: the SavedModel cannot be loaded ({reason})",
+        "A file may be torn or missing, or it needs ops or layers of a package that is not installed.",
+    )
 
 
 def digest_folder(*folders: Path) -> str:
