@@ -182,11 +182,12 @@ class Instrument:
             self._trace = None
 
     def watch(self, layer: Any, name: str) -> None:
-        """Keep what the layer gives, as ``trace.outputs[name]``."""
+        """Keep what the layer gives, as ``trace.outputs[name]``; of a second call, as ``name#2``."""
 
         def handler(trace: Trace, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-            trace.outputs[name] = original(*args, **kwargs)
-            return trace.outputs[name]
+            output = original(*args, **kwargs)
+            trace.outputs[trace.name(name)] = output
+            return output
 
         self._replace(layer, handler)
 

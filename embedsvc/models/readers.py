@@ -124,17 +124,17 @@ class PackedIds:
         self._dtypes = [tf.as_dtype(tensor.dtype) for tensor in model.inputs]
         self._wrap = _structure(model)
         fixed = {size for tensor in model.inputs if (size := tensor.shape[1]) is not None}
-        # A model with a fixed length wants all its inputs padded to it.
-        self._fixed: int | None = min(fixed) if fixed else None
         limits = fixed | {size for _, layer in walk(model) if (size := _positions(layer))}
         self.max_tokens = min(limits | ({max_tokens} if max_tokens else set()), default=None)
+        # Some models take one length only; and one without a mask reads its padding, so that length is part of it.
+        self._fixed = self.max_tokens if fixed or "mask" not in self._roles else None
         self.signature = (tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.int32))
 
     @staticmethod
     def knows(names: Sequence[str]) -> bool:
         """Whether each input has a role, the ids among them."""
         roles = [_role(name) for name in names]
-        return "ids" in roles and "mask" in roles and "" not in roles
+        return "ids" in roles and "" not in roles
 
     @classmethod
     def of_wordpiece(cls, model: Any, names: Sequence[str], wordpiece: WordPiece) -> Self:

@@ -23,7 +23,8 @@ __all__ = ["Reader", "TappedEncoder"]
 
 ExtraTaps = Callable[[Trace, Sequence[Any]], Mapping[str, Any]]
 
-_PROBE = ("the film was good", "the plot was bad", "a very long film with no plot and not one good line in it")
+# The first two have equally many tokens and so run together; the third is longer.
+_PROBE = ("good the film was", "the film was good", "not one good line in a very long film without any plot")
 
 
 class Reader(Protocol):
@@ -103,7 +104,7 @@ class TappedEncoder:
         analysis = self._analyse(options.dropout_layer)
         found = analysis.found
         self.head = found.head(options.rate) if trained_head else Head(found.head(options.rate).rate)
-        self._head_path = found.call.path
+        self._head_path, self._is_pooled = found.call.path, found.is_pooled
         self._numbers = {call.path: number for number, call in enumerate(analysis.others, start=1)}
         self._inference = self._compile(live=False)
         self._training = self._compile(live=True)
@@ -186,6 +187,8 @@ class TappedEncoder:
             with self._instrument.trace(Trace(keys, draw, self._numbers)) as trace:
                 self._model(self._reader.feed(arrays), training=live)
             made = {"pre_dropout": trace.call_at(self._head_path).x}
+            if self._is_pooled:
+                made["pooled_output"] = made["pre_dropout"]
             if self._extra is not None:
                 made |= self._extra(trace, arrays)
             return {tap: tf.cast(tensor, tf.float32) for tap, tensor in made.items()}
@@ -201,16 +204,20 @@ class TappedEncoder:
         What a layer draws for itself, or does across the batch, shows here and nowhere in its configuration.
         """
         tokens = self._reader.tokenize(_PROBE)
+        if tokens.ids is not None and self._reader.max_tokens is not None:
+            room = self._reader.max_tokens - self._reader.special_tokens
+            tokens = Tokens(tokens.texts, tuple(ids[:room] for ids in tokens.ids), np.minimum(tokens.counts, room))
         if self._differs(tokens, Pass()):
             self._reader.alone = True
         return not live or not self._differs(tokens, Pass(Mode.TRAINING, 0, 1))
 
     def _differs(self, tokens: Tokens, pass_: Pass) -> bool:
+        """Whether the second text alone gives another vector than between the others."""
         keys = masks.row_keys(tokens.texts)
-        together = self.encode(tokens, keys=keys, taps=["pre_dropout"], pass_=pass_)["pre_dropout"]
-        last = np.array([len(tokens) - 1])
-        alone = self.encode(tokens.take(last), keys=keys[last], taps=["pre_dropout"], pass_=pass_)["pre_dropout"]
-        return not np.allclose(alone[0], together[-1], atol=1e-4, rtol=1e-4)
+        second = np.array([1])
+        together = self.encode(tokens, keys=keys, taps=["pre_dropout"], pass_=pass_)["pre_dropout"][1]
+        alone = self.encode(tokens.take(second), keys=keys[second], taps=["pre_dropout"], pass_=pass_)["pre_dropout"][0]
+        return not np.allclose(alone, together, atol=1e-4, rtol=1e-4)
 
 
 @dataclass(frozen=True)

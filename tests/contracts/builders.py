@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.models import tiny_saved_models
+
 __all__ = ["ENCODERS", "WORDS", "Built"]
 
 WORDS = ("the", "a", "film", "was", "good", "bad", "very", "plot", "actor", "und", "café", "日", "本", "?", "!", ".")
@@ -105,6 +107,70 @@ def keras2_bert_h5(folder: Path, seed: int) -> Built:
     return Built(str(folder / "model.h5"))
 
 
+def kerashub_bert(folder: Path, seed: int) -> Built:
+    import keras
+    import keras_hub
+
+    keras.utils.set_random_seed(seed)
+    words = vocabulary(folder)
+    classifier = keras_hub.models.BertTextClassifier(
+        backbone=keras_hub.models.BertBackbone(
+            vocabulary_size=len(words),
+            num_layers=2,
+            num_heads=2,
+            hidden_dim=16,
+            intermediate_dim=32,
+            max_sequence_length=32,
+        ),
+        preprocessor=keras_hub.models.BertTextClassifierPreprocessor(
+            keras_hub.models.BertTokenizer(vocabulary=words, lowercase=True), sequence_length=32
+        ),
+        num_classes=3,
+    )
+    for weight in classifier.trainable_weights:  # BERT's own initialiser is so small that all texts look alike
+        if weight.path.endswith(("kernel", "embeddings")):
+            weight.assign(weight * 10)
+    classifier.save_to_preset(folder / "preset")
+    return Built(
+        f"kerashub:{folder / 'preset'}",
+        plain=lambda texts: np.asarray(classifier(classifier.preprocessor(list(texts)), training=False)),
+    )
+
+
+def hub_standard(folder: Path, seed: int) -> Built:
+    return _hub(folder, seed, "")
+
+
+def hub_own_graph(folder: Path, seed: int) -> Built:
+    return _hub(folder, seed, "scaled")
+
+
+def hub_positional(folder: Path, seed: int) -> Built:
+    return _hub(folder, seed, "folded")
+
+
+def _hub(folder: Path, seed: int, odd: tiny_saved_models.Odd) -> Built:
+    preprocess = tiny_saved_models.save_preprocess(folder / "preprocess")
+    encoder = tiny_saved_models.save_encoder(folder / "encoder", seed, odd=odd)
+    return Built(
+        f"hub:{encoder}",
+        {"preprocess": str(preprocess)},
+        lambda texts: tiny_saved_models.call_plainly(preprocess, encoder, texts, 32)["pooled_output"],
+        "pooled_output",
+    )
+
+
+def savedmodel(folder: Path, seed: int) -> Built:
+    import tensorflow as tf
+    import tf_keras
+
+    path = tiny_saved_models.save_classifier(folder / "classifier", seed)
+    return Built(
+        f"savedmodel:{path}",
+        plain=lambda texts: tf_keras.models.load_model(path, compile=False)(tf.constant(list(texts))).numpy(),
+    )
+
+
 def _plain(keras: Any, model: Any) -> Callable[[Sequence[str]], NDArray[np.float32]]:
     """The model called as it is, save for its softmax; each text beside one of one token only, so that none pads it."""
     import tensorflow as tf
@@ -119,4 +185,9 @@ ENCODERS: dict[str, Callable[[Path, int], Built]] = {
     "keras3 bert": keras3_bert,
     "keras2 strings": keras2_strings,
     "keras2 bert h5": keras2_bert_h5,
+    "kerashub": kerashub_bert,
+    "hub": hub_standard,
+    "hub own graph": hub_own_graph,
+    "hub positional": hub_positional,
+    "savedmodel": savedmodel,
 }
