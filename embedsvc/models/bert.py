@@ -230,7 +230,8 @@ def _compile(config: BertConfig, weights: Mapping[str, Any], taps: tuple[str, ..
         hidden = tf.TensorSpec([1 + 2 * config.n_layers, None, config.width], tf.bool)
         signature += [hidden, tf.TensorSpec([config.n_layers, None, config.n_heads, None, None], tf.bool)]
 
-    graph = tf.function(partial(_forward, config, weights, taps), input_signature=signature, autograph=False)
+    # A lambda and not a partial: TensorFlow would bind the masks' defaults of a partial as missing inputs.
+    graph = tf.function(lambda *inputs: _forward(config, weights, taps, *inputs), signature, autograph=False)
     return graph.get_concrete_function()
 
 

@@ -48,6 +48,8 @@ class FakeEncoder:
         With one special token at the start.
     """
 
+    engine = "numpy"
+
     def __init__(self, width: int = 16, n_classes: int = 3, rate: float = 0.1, max_tokens: int = 64) -> None:
         rng = np.random.default_rng(np.random.SeedSequence([20261123, width, n_classes]))
         self._rate = rate

@@ -10,7 +10,7 @@ from embedsvc.errors import ModelFormatError
 from embedsvc.models.base import Encoder, LoadOptions
 from embedsvc.registry import Registry
 
-__all__ = ["LOADERS", "load_model"]
+__all__ = ["LOADERS", "SCHEMES", "load_model"]
 
 Loader = Callable[[str, LoadOptions], Encoder]
 
@@ -25,6 +25,15 @@ LOADERS: Registry[Loader] = Registry(
         "savedmodel": "embedsvc.models.savedmodel:load",
     },
 )
+
+SCHEMES = {
+    "hf": "a Hugging Face BERT folder: config.json, model.safetensors, vocab.txt or tokenizer.json",
+    "hub": "a TF Hub text encoder, a handle or folder, with --preprocess HANDLE",
+    "savedmodel": "a whole classifier saved by tf.keras as a SavedModel folder",
+    "keras": "a .keras or .h5 file of Keras 3 or Keras 2",
+    "kerashub": "a keras-hub preset: a folder or a handle (extra: kerashub)",
+    "fake": "a small numpy encoder for trials: fake:WIDTH",
+}
 
 
 def load_model(uri: str, options: LoadOptions | None = None, **changes: object) -> Encoder:
@@ -77,7 +86,8 @@ def recognise(path: Path) -> str:
     if not path.exists():
         raise ModelFormatError(
             f"no model named {str(path)!r}, and no such file or folder",
-            f"Named models: {', '.join(catalog.MODELS)}. Or give a path, or scheme:location; schemes: {', '.join(LOADERS)}",
+            f"Named models: {', '.join(catalog.MODELS)}. Or give a path, or scheme:location with a scheme out of: "
+            f"{', '.join(LOADERS)}",
         )
     if path.is_file():
         if path.suffix in {".keras", ".h5", ".hdf5"}:

@@ -1,0 +1,42 @@
+# make demo    extract every variant from the example texts, with the real default model
+# make test    format, lint, types and tests; sets everything up by itself
+.PHONY: demo test test-slow format lock bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKS := requirements/tools.lock requirements/install pyproject.toml
+
+demo: $(VENV)/.run
+	$(BIN)/embedsvc extract examples/texts.csv -o demo/variants.parquet --modes inference,training,head --passes 4 --seed 7
+
+test: $(VENV)/.test
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m slow
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The locks hold hashes and no addresses. See requirements/cpu.overrides for why tensorflow-cpu is in them.
+lock: $(VENV)/.test
+	requirements/lock $(BIN)/uv
+
+bench: $(VENV)/.run
+	benchmarks/run
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The stamps sit inside the environment, so that deleting it is enough to start afresh.
+$(VENV)/.run: requirements/run.lock $(LOCKS)
+	requirements/install $(VENV) run.lock
+	touch $@
+
+$(VENV)/.test: requirements/test.lock $(LOCKS)
+	requirements/install $(VENV) test.lock
+	touch $@ $(VENV)/.run

@@ -1,0 +1,5 @@
+"""``python -m embedsvc``."""
+
+from embedsvc.cli import main
+
+main()

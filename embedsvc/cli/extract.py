@@ -1,0 +1,213 @@
+"""``embedsvc extract``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from embedsvc.cli.tables import print_pairs
+
+if TYPE_CHECKING:
+    from embedsvc.extraction import Summary
+
+__all__ = ["extract"]
+
+
+@click.command(
+    epilog="Example:  embedsvc extract reviews.csv --modes inference,training,head --passes 8 -o reviews.parquet"
+)
+@click.argument("sources", nargs=-1, required=True)
+@click.option("-o", "--out", required=True, metavar="PATH", help="A folder, or a .parquet, .npz, .csv or .jsonl file.")
+@click.option(
+    "-m",
+    "--model",
+    default="minilm-l6",
+    show_default=True,
+    metavar="URI",
+    help="A name (see `embedsvc models`), a path, or scheme:location.",
+)
+@click.option(
+    "--taps", metavar="A,B,…", help="Where to tap. [default: pre_dropout,post_dropout and, if trained, logits]"
+)
+@click.option(
+    "--modes",
+    default="inference,head",
+    show_default=True,
+    metavar="A,B,…",
+    help="inference, training (every dropout live), head (the head's only).",
+)
+@click.option("--passes", type=click.IntRange(min=1), metavar="N", help="Passes of each stochastic mode. [default: 1]")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Of the dropout masks; recorded in the manifest. [default: 0]",
+)
+@click.option(
+    "--format", "format_", metavar="NAME", help="parquet, npz, csv or jsonl. [default: by the ending of --out]"
+)
+@click.option("--text-column", metavar="NAME", help="Column or field of the text. [default: text]")
+@click.option("--id-column", metavar="NAME", help="Column of the ids. [default: ids are file:row]")
+@click.option("--label-column", metavar="NAME", help="Column of the labels. [default: label, if there]")
+@click.option("--whole-files", is_flag=True, help="Each .txt file is one text, instead of each line.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="For rows that cannot be read; skipped ones are listed in rejected.jsonl.",
+)
+@click.option(
+    "--on-long",
+    type=click.Choice(["truncate", "fail", "chunk-mean"]),
+    default="truncate",
+    show_default=True,
+    help="For texts longer than the model reads.",
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Longest text in tokens. [default: the model's limit]"
+)
+@click.option(
+    "--stdin-format",
+    type=click.Choice(["txt", "csv", "tsv", "jsonl"]),
+    default="txt",
+    show_default=True,
+    help="What `-` reads.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="P",
+    help="Rate of the head's dropout. [default: the model's]",
+)
+@click.option("--dropout-layer", metavar="NAME", help="The head's dropout, where several layers qualify.")
+@click.option("--preprocess", metavar="HANDLE", help="Preprocessing model of a hub: encoder.")
+@click.option("--trust-model", is_flag=True, help="Load a model although it could run code or touch files.")
+@click.option("--overwrite", is_flag=True, help="Replace a set made under other settings.")
+@click.option(
+    "--token-budget", type=click.IntRange(min=1), default=1024, show_default=True, metavar="N", help="Tokens a batch."
+)
+@click.option(
+    "--rows-per-part",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    metavar="N",
+    help="What a kill can cost.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def extract(sources: tuple[str, ...], out: str, **options: Any) -> None:  # noqa: ANN401 - click's own
+    """Extract embeddings of texts, before and after dropout.
+
+    SOURCES are .txt, .csv, .tsv, .jsonl or .parquet files (also .gz), globs, folders, or - for standard input. A run
+    that was stopped goes on where it was when the same command is given again.
+    """
+    from embedsvc.batching import OnLong
+    from embedsvc.cli import progress
+    from embedsvc.cli.options import parse_modes, split
+    from embedsvc.extraction import Settings, extract_files
+    from embedsvc.models.base import LoadOptions
+    from embedsvc.texts import ReadOptions
+
+    modes = parse_modes(options["modes"])
+    stochastic = any(mode.stochastic for mode in modes)
+    settings = Settings(
+        taps=tuple(split(options["taps"])),
+        modes=modes,
+        # Defaults apply only where something is drawn: without, a pass or seed that was given is an error.
+        passes=options["passes"] or (1 if stochastic else 0),
+        seed=options["seed"] if options["seed"] is not None or not stochastic else 0,
+        max_tokens=options["max_tokens"],
+        on_long=OnLong(options["on_long"]),
+        token_budget=options["token_budget"],
+        rows_per_part=options["rows_per_part"],
+    )
+    reading = ReadOptions(
+        text_column=options["text_column"],
+        id_column=options["id_column"],
+        label_column=options["label_column"],
+        whole_files=options["whole_files"],
+        on_error=options["on_error"],
+        stdin_suffix=f".{options['stdin_format']}",
+    )
+    loading = LoadOptions(
+        trust=options["trust_model"],
+        rate=options["rate"],
+        dropout_layer=options["dropout_layer"],
+        preprocess=options["preprocess"],
+    )
+    with progress.reporter(quiet=options["quiet"]) as started:
+        try:
+            summary = extract_files(
+                sources,
+                out,
+                format_=options["format_"],
+                model=options["model"],
+                settings=settings,
+                read_options=reading,
+                load_options=loading,
+                overwrite=options["overwrite"],
+                started=started,
+            )
+        except KeyboardInterrupt:
+            click.echo("Interrupted. What is done is kept: give the same command again to go on.", err=True)
+            raise click.exceptions.Exit(130) from None
+    print_summary(summary, as_json=options["as_json"])
+
+
+def print_summary(summary: Summary, *, as_json: bool) -> None:
+    """What was done, and what to try next."""
+    from embedsvc.manifest import summarise
+
+    manifest = summary.manifest
+    rate = summary.new_rows / summary.seconds if summary.new_rows else 0.0
+    if as_json:
+        facts = {
+            "path": str(summary.path),
+            "texts": manifest.rows,
+            "tokens": manifest.tokens,
+            "truncated": manifest.truncated,
+            "skipped": manifest.rejected,
+            "rejected_path": summary.rejected_path and str(summary.rejected_path),
+            "new_texts": summary.new_rows,
+            "texts_per_second": round(rate, 1),
+            "seconds": round(summary.seconds, 3),
+            "variants": list(manifest.variants),
+            "notes": list(manifest.model.notes),
+        }
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    speed = (
+        f"{rate:,.0f} ({summary.new_tokens / summary.seconds:,.0f} tokens/s)"
+        if summary.new_rows
+        else "nothing new to do"
+    )
+    skipped = f"{manifest.rejected:,}" + (f", listed in {summary.rejected_path}" if summary.rejected_path else "")
+    print_pairs(
+        [
+            (
+                "texts",
+                f"{manifest.rows:,}" + (f" ({summary.new_rows:,} new)" if summary.new_rows != manifest.rows else ""),
+            ),
+            ("tokens", f"{manifest.tokens:,}"),
+            ("truncated", f"{manifest.truncated:,}"),
+            ("skipped", skipped),
+            ("texts/s", speed),
+            ("model", manifest.model.uri),
+            ("stored", summarise(manifest.stored)),
+            *(("identical", f"{name} = {other}") for name, other in manifest.identical.items()),
+            *([("virtual", f"{summarise(manifest.virtual)} (drawn when read)")] if manifest.virtual else []),
+            ("file", str(summary.path)),
+        ]
+    )
+    for note in manifest.model.notes:
+        click.echo(f"\nNote: {note}")
+    quoted = shlex.quote(str(summary.path))
+    read = f"EmbeddingSet.read({str(summary.path)!r})[{manifest.variants[-1]!r}]"
+    click.echo("\nTry next:")
+    click.echo(f"  embedsvc show {quoted}")
+    click.echo(f"  python -c {shlex.quote(f'from embedsvc import EmbeddingSet; print({read})')}")

@@ -1,0 +1,414 @@
+"""Texts through a model to blocks of vectors, and from files to a stored set.
+
+Tokenising and writing happen in the caller's thread while a few workers encode, so that the encoder never waits for
+either; at most two blocks are in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedsvc import batching, masks
+from embedsvc.errors import SettingsError, StoreError
+from embedsvc.manifest import Manifest
+from embedsvc.types import Block, Mode, Pass, Text, Variant, Vectors
+
+if TYPE_CHECKING:
+    from embedsvc.models import Encoder
+    from embedsvc.models.base import LoadOptions
+    from embedsvc.texts import ReadOptions
+
+__all__ = ["Progress", "Settings", "Summary", "describe", "extract", "extract_files"]
+
+_DEFAULT_TAPS = ("pre_dropout", "post_dropout", "logits")
+
+Progress = Callable[[int, int], None]
+"""Told after each batch how many texts and tokens it held; may be called from several threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What to extract, and how.
+
+    Attributes
+    ----------
+    taps : tuple of str
+        Empty takes `pre_dropout`, `post_dropout` and, where the head is trained, `logits`.
+    modes : tuple of Mode
+    passes : int
+        Passes of each stochastic mode; 0 without one.
+    seed : int or None
+        Of the masks; required by stochastic modes, refused without them.
+    max_tokens : int or None
+        Longest text in tokens, special ones included; None takes the model's limit.
+    on_long : batching.OnLong
+        What happens to longer texts.
+    token_budget : int
+        Tokens a batch. It changes speed, and the last bit of a vector at most; never a mask.
+    rows_per_part : int
+        Rows of a block, and of a part on disk: the unit of work that a kill can cost.
+    """
+
+    taps: tuple[str, ...] = ()
+    modes: tuple[Mode, ...] = (Mode.INFERENCE,)
+    passes: int = 0
+    seed: int | None = None
+    max_tokens: int | None = None
+    on_long: batching.OnLong = batching.OnLong.TRUNCATE
+    token_budget: int = 1024
+    rows_per_part: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("token_budget", "rows_per_part"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}, expected 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did.
+
+    Attributes
+    ----------
+    path : Path
+        Of the set.
+    manifest : Manifest
+        Complete.
+    new_rows, new_tokens : int
+        Encoded by this run; the rest was there already.
+    seconds : float
+        From the first batch to the last part on disk, without loading the model.
+    load_seconds : float
+    rejected_path : Path or None
+        Where skipped rows are listed.
+    """
+
+    path: Path
+    manifest: Manifest
+    new_rows: int
+    new_tokens: int
+    seconds: float
+    load_seconds: float
+    rejected_path: Path | None
+
+
+def describe(encoder: Encoder, settings: Settings, sources: Iterable[dict[str, object]] = ()) -> Manifest:
+    """The manifest of a run that has not begun.
+
+    Raises
+    ------
+    UnknownTapError
+        For a tap that the model lacks.
+    SettingsError
+        For settings that contradict each other or the model.
+    """
+    from embedsvc.models.base import check_taps
+
+    spec = encoder.spec
+    check_taps(spec, settings.taps)
+    batching.check_max_tokens(spec, settings.max_tokens)
+    engine = getattr(encoder, "engine", "tensorflow")
+    return Manifest(
+        model=spec,
+        head=encoder.head,
+        taps=settings.taps or tuple(tap for tap in _DEFAULT_TAPS if tap in spec.taps),
+        modes=settings.modes,
+        passes=settings.passes,
+        seed=settings.seed,
+        max_tokens=settings.max_tokens,
+        on_long=settings.on_long,
+        precision="float32",
+        token_budget=settings.token_budget,
+        rows_per_part=settings.rows_per_part,
+        engine=engine,
+        sources=tuple(sources),
+        versions=_versions(engine),
+    )
+
+
+def extract(
+    texts: Iterable[Text],
+    encoder: Encoder,
+    settings: Settings,
+    *,
+    skip: Collection[int] = (),
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Block]:
+    """Stream blocks of vectors, in the order of the texts.
+
+    Parameters
+    ----------
+    texts : iterable of Text
+        Consumed as needed.
+    encoder : Encoder
+    settings : Settings
+    skip : collection of int
+        Numbers of blocks that need not be computed; their texts are read and left out.
+    workers : int, optional
+        Batches under way at once; by default one for each processor that this process may use.
+    progress : callable, optional
+        See `Progress`.
+
+    Yields
+    ------
+    Block
+        With one array for each *stored* variant; identical and virtual ones are made by readers.
+    """
+    manifest = describe(encoder, settings)
+    job = _Job(encoder, settings, _stored_passes(manifest), progress)
+    stream = iter(texts)
+    running: deque[_Running] = deque()
+    pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)), thread_name_prefix="embedsvc-encode")
+    try:
+        index = 0
+        while rows := tuple(islice(stream, settings.rows_per_part)):
+            if index not in skip:
+                running.append(job.start(index, rows, pool))
+                if len(running) > 1:
+                    yield job.finish(running.popleft())
+            index += 1
+        while running:
+            yield job.finish(running.popleft())
+    finally:
+        # On an error or Ctrl-C: drop what has not begun, wait for what has (a batch is a fraction of a second).
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def extract_files(
+    sources: Sequence[str],
+    out: str | Path,
+    *,
+    format_: str | None = None,
+    model: str = "minilm-l6",
+    settings: Settings | None = None,
+    read_options: ReadOptions | None = None,
+    load_options: LoadOptions | None = None,
+    overwrite: bool = False,
+    workers: int | None = None,
+    started: Callable[[int, Manifest], Progress] | None = None,
+) -> Summary:
+    """Extract from files into a stored set; go on where a killed run stopped.
+
+    The inputs are checked whole before the model is loaded.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        Files, globs, folders, or ``-`` for standard input.
+    out : str or Path
+        A folder, or a file ending in .parquet, .npz, .csv or .jsonl.
+    format_ : str, optional
+        A name out of `formats.FORMATS`; None goes by the ending of `out`.
+    model : str
+        See `load_model`.
+    settings : Settings, optional
+    read_options : ReadOptions, optional
+    load_options : LoadOptions, optional
+    overwrite : bool
+        Replace a set that is there under other settings.
+    workers : int, optional
+        See `extract`.
+    started : callable, optional
+        Called once with the rows there are in all and the manifest, returns the `Progress` to tell.
+
+    Raises
+    ------
+    InputError
+        For bad input, before any model is loaded where it can be known.
+    ModelError, FetchError
+        If the model cannot be loaded.
+    StoreError
+        If the output cannot be written, or holds something else.
+    """
+    from embedsvc import texts
+    from embedsvc.models import load_model
+    from embedsvc.store import open_store
+
+    settings = settings or Settings()
+    output = _Output.of(Path(out), format_, overwrite=overwrite)
+    with tempfile.TemporaryDirectory(prefix="embedsvc-") as spool:
+        scan = texts.scan(sources, read_options, spool=Path(spool))
+        began = time.perf_counter()
+        encoder = load_model(model, load_options)
+        load_seconds = time.perf_counter() - began
+        manifest = describe(encoder, settings, [asdict(source) for source in scan.sources])
+        began = time.perf_counter()
+        with open_store(output.store, manifest, overwrite=overwrite) as store:
+            rows_before, tokens_before = store.rows, store.tokens
+            if not store.complete:
+                progress = started(scan.rows, manifest) if started else None
+                if progress and rows_before:
+                    progress(rows_before, tokens_before)
+                blocks = extract(
+                    texts.read(scan), encoder, settings, skip=store.done, workers=workers, progress=progress
+                )
+                for block in blocks:
+                    store.write(block)
+                store.finish(rows=scan.rows, rejected=[asdict(row) for row in scan.rejected])
+            done = store.manifest
+        output.finish(overwrite=overwrite)
+        return Summary(
+            path=Path(out),
+            manifest=done,
+            new_rows=(done.rows or 0) - rows_before,
+            new_tokens=(done.tokens or 0) - tokens_before,
+            seconds=time.perf_counter() - began,
+            load_seconds=load_seconds,
+            rejected_path=output.rejected if scan.rejected else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A block whose batches are with the workers."""
+
+    index: int
+    texts: tuple[Text, ...]
+    fitted: batching.Fitted
+    arrays: dict[tuple[Pass, str], Vectors]
+    futures: tuple[Future[None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    encoder: Encoder
+    settings: Settings
+    passes: dict[Pass, tuple[str, ...]]
+    progress: Progress | None
+
+    def start(self, index: int, texts: tuple[Text, ...], pool: ThreadPoolExecutor) -> _Running:
+        """Tokenise a block, plan its batches and hand them to the workers."""
+        from embedsvc.models.base import encoder_taps
+
+        spec, settings = self.encoder.spec, self.settings
+        tokens = self.encoder.tokenize([text.text for text in texts])
+        ids = [text.id for text in texts]
+        fitted = batching.fit(tokens, ids, spec, max_tokens=settings.max_tokens, on_long=settings.on_long)
+        arrays = {
+            (pass_, tap): np.empty((len(fitted.pieces), spec.taps[tap]), dtype=np.float32)
+            for pass_, taps in self.passes.items()
+            for tap in encoder_taps(taps)
+        }
+        plan = batching.plan(fitted.pieces, token_budget=settings.token_budget, special_tokens=spec.special_tokens)
+        futures = tuple(pool.submit(self._encode, rows, fitted, arrays) for rows in plan)
+        return _Running(index, texts, fitted, arrays, futures)
+
+    def _encode(self, rows: np.ndarray, fitted: batching.Fitted, arrays: dict[tuple[Pass, str], Vectors]) -> None:
+        """One batch through every pass, into its rows of the arrays."""
+        from embedsvc.models.base import encoder_taps
+
+        batch = fitted.pieces.take(rows)
+        for pass_, taps in self.passes.items():
+            vectors = self.encoder.encode(batch, keys=fitted.keys[rows], taps=encoder_taps(taps), pass_=pass_)
+            for tap, value in vectors.items():
+                arrays[pass_, tap][rows] = value
+        if self.progress:
+            # A row of several pieces counts with its first.
+            whole = (
+                rows if len(fitted.rows) == len(fitted.n_tokens) else rows[np.diff(fitted.rows, prepend=-1)[rows] > 0]
+            )
+            self.progress(len(whole), int(np.maximum(batch.counts + self.encoder.spec.special_tokens, 0).sum()))
+
+    def finish(self, block: _Running) -> Block:
+        """Wait for a block's batches and add the head's taps."""
+        from embedsvc.models.base import head_vectors
+
+        for future in block.futures:
+            future.result()
+        keys = masks.row_keys(text.id for text in block.texts)
+        merged = {key: block.fitted.merge(value) for key, value in block.arrays.items()}
+        vectors: dict[str, Vectors] = {}
+        for pass_, taps in self.passes.items():
+            made = {tap: merged[pass_, tap] for tap in taps if (pass_, tap) in merged}
+            if (pass_, "pre_dropout") in merged:
+                made |= head_vectors(self.encoder.head, merged[pass_, "pre_dropout"], keys, taps, pass_)
+            vectors |= {str(Variant(tap, pass_.mode, pass_.index)): made[tap] for tap in taps}
+        return Block(
+            index=block.index,
+            offset=block.index * self.settings.rows_per_part,
+            texts=block.texts,
+            n_tokens=block.fitted.n_tokens,
+            truncated=block.fitted.truncated,
+            vectors=vectors,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """Where a run writes: the store itself, or a store in a hidden folder that becomes another format at the end."""
+
+    path: Path
+    store: Path
+    format: str
+
+    @classmethod
+    def of(cls, path: Path, format_: str | None, *, overwrite: bool) -> _Output:
+        """The output at a path, checked before anything costly begins."""
+        from embedsvc.formats import FORMATS
+
+        suffix = path.suffix.removeprefix(".")
+        name = format_ or (suffix if suffix in FORMATS else "parquet")
+        FORMATS[name]
+        if name == "parquet":
+            return cls(path, path, name)
+        if path.exists() and not overwrite:
+            raise StoreError(f"{path} exists already", "Choose another path, or replace it with --overwrite.")
+        return cls(path, path.with_name(f".{path.name}.partial"), name)
+
+    @property
+    def rejected(self) -> Path:
+        """Where skipped rows are listed."""
+        folder = self.format == "parquet" and self.path.suffix != ".parquet"
+        return self.path / "rejected.jsonl" if folder else self.path.with_name(f"{self.path.stem}.rejected.jsonl")
+
+    def finish(self, *, overwrite: bool) -> None:
+        """Turn the finished store into the format asked for."""
+        from embedsvc.formats import convert
+
+        if self.store == self.path:
+            return
+        convert(self.store, self.path, format=self.format, overwrite=overwrite)
+        listed = self.store / "rejected.jsonl"
+        if listed.exists():
+            listed.replace(self.rejected)
+        shutil.rmtree(self.store)
+
+
+def _stored_passes(manifest: Manifest) -> dict[Pass, tuple[str, ...]]:
+    """The forward passes behind the stored variants, and the taps of each: one pass gives all its taps."""
+    passes: dict[Pass, tuple[str, ...]] = {}
+    for variant in map(Variant.parse, manifest.stored):
+        seed = manifest.seed if variant.mode.stochastic else None
+        pass_ = Pass(variant.mode, variant.index, seed)
+        passes[pass_] = (*passes.get(pass_, ()), variant.tap)
+    return passes
+
+
+def _versions(engine: str) -> dict[str, str]:
+    """Versions of what decides the vectors."""
+    names: dict[str, tuple[str, ...]] = {"embedsvc": ("embedsvc",), "numpy": ("numpy",)}
+    if engine == "tensorflow":
+        names |= {"tensorflow": ("tensorflow", "tensorflow-cpu"), "tokenizers": ("tokenizers",)}
+    found = {name: next(filter(None, map(_version, candidates)), "unknown") for name, candidates in names.items()}
+    return found
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
