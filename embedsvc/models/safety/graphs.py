@@ -10,7 +10,7 @@ from typing import Any
 
 from embedsvc.models.safety.operations import SAVER_OPS
 
-__all__ = ["Body", "Graph"]
+__all__ = ["Body", "Graph", "asset_files"]
 
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _PASSES_ON = {"Identity", "PlaceholderWithDefault"}
@@ -66,6 +66,19 @@ class Body:
         return found
 
 
+def asset_files(meta_graph: Any) -> list[Any]:
+    """The AssetFileDefs of a meta graph, from where TensorFlow's loader takes them; TensorFlow 1 has a collection."""
+    if meta_graph.asset_file_def or "saved_model_assets" not in meta_graph.collection_def:
+        return list(meta_graph.asset_file_def)
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    found = []
+    for packed in meta_graph.collection_def["saved_model_assets"].any_list.value:
+        found.append(meta_graph_pb2.AssetFileDef())
+        packed.Unpack(found[-1])
+    return found
+
+
 class Graph:
     """One meta graph.
 
@@ -86,9 +99,7 @@ class Graph:
             )
             for function in library.function
         }
-        self.assets = {
-            _producer(asset.tensor_info.name) for asset in meta_graph.asset_file_def if asset.tensor_info.name
-        }
+        self.assets = {_producer(asset.tensor_info.name) for asset in asset_files(meta_graph)} - {""}
 
     @property
     def bodies(self) -> Iterator[Body]:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from embedsvc.errors import ModelFormatError, UnsafeModelError
-from embedsvc.models.safety.graphs import Body, Graph
+from embedsvc.models.safety.graphs import Body, Graph, asset_files
 from embedsvc.models.safety.keras_config import TRUST_HINT, check_config_text
 from embedsvc.models.safety.operations import SAVER_OPS, TABLE_FILE_OPS, refusal
 
@@ -39,7 +39,7 @@ def scan_saved_model(folder: Path, *, trust: bool = False) -> None:
     """
     model = _parse(folder)
     for meta_graph in model.meta_graphs:
-        for asset in meta_graph.asset_file_def:
+        for asset in asset_files(meta_graph):
             _check_asset(folder, asset.filename)
     if trust:
         return
@@ -57,8 +57,6 @@ def scan_saved_model(folder: Path, *, trust: bool = False) -> None:
 
 
 def _node_refusal(graph: Graph, body: Body, node: Any) -> str | None:
-    if node.op in graph.functions:
-        return None  # a call; the function's own nodes are looked at
     if reason := refusal(node):
         return reason
     if node.op in SAVER_OPS and (body.name, node.name) not in graph.saver_nodes:
