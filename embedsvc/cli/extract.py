@@ -206,8 +206,10 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
     )
     for note in manifest.model.notes:
         click.echo(f"\nNote: {note}")
-    quoted = shlex.quote(str(summary.path))
-    read = f"EmbeddingSet.read({str(summary.path)!r})[{manifest.variants[-1]!r}]"
+    path = str(summary.path)
     click.echo("\nTry next:")
-    click.echo(f"  embedsvc show {quoted}")
-    click.echo(f"  python -c {shlex.quote(f'from embedsvc import EmbeddingSet; print({read})')}")
+    click.echo(f"  embedsvc show {shlex.quote(path)}")
+    if not set(path) & set("\\'\"$`!"):  # else no way to quote it reads well
+        variant = manifest.variants[-1]
+        command = f"from embedsvc import EmbeddingSet; print(EmbeddingSet.read('{path}')['{variant}'])"
+        click.echo(f'  python -c "{command}"')

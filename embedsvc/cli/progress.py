@@ -34,9 +34,7 @@ def _plain(rows: int, manifest: Manifest) -> Progress:
     began = last = time.monotonic()
     done_rows = done_tokens = 0
     lock = threading.Lock()
-    print(
-        f"embedsvc: {rows:,} texts, {len(manifest.stored)} stored variants, model {manifest.model.uri}", file=sys.stderr
-    )
+    print(f"embedsvc: {rows:,} texts through {manifest.model.uri}", file=sys.stderr)
 
     def tell(new_rows: int, new_tokens: int) -> None:
         nonlocal last, done_rows, done_tokens

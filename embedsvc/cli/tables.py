@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+import click
+
 __all__ = ["print_pairs", "print_table"]
 
 
@@ -24,11 +26,15 @@ def _print(header: tuple[str, ...] | None, rows: list[tuple[str, ...]]) -> None:
     from rich.text import Text
 
     # In a pipe a row stays one line, whatever its length: that is what grep and cut want.
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 10_000)
+    wide = not sys.stdout.isatty()
+    console = Console(width=10_000 if wide else None)
     table = Table(box=None, show_header=header is not None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in header or ("",) * len(rows[0]):
         table.add_column(column, overflow="fold")
     for row in rows:
         # Text, since a path or an id may hold what rich would take for markup.
         table.add_row(*(Text(cell, style="bold" if header is None and at == 0 else "") for at, cell in enumerate(row)))
-    console.print(table)
+    with console.capture() as captured:
+        console.print(table)
+    # rich pads the last column with blanks.
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from embedsvc.errors import ModelFormatError
 from embedsvc.models.base import Encoder, LoadOptions
+from embedsvc.models.quiet import import_tensorflow
 from embedsvc.registry import Registry
 
 __all__ = ["LOADERS", "SCHEMES", "load_model"]
@@ -63,14 +64,19 @@ def load_model(uri: str, options: LoadOptions | None = None, **changes: object) 
     if uri in catalog.MODELS:
         named = catalog.MODELS[uri]
         path = catalog.fetch(named)
+        import_tensorflow()
         return LOADERS[named.loader](
             str(path), replace(options, name=uri, rate=named.rate if options.rate is None else options.rate)
         )
     scheme, colon, location = uri.partition(":")
     # A single letter is a Windows drive, not a scheme.
     if colon and len(scheme) > 1 and not Path(uri).exists():
+        if scheme in LOADERS and scheme != "fake":
+            import_tensorflow()
         return LOADERS[scheme](location, options)
-    return LOADERS[recognise(Path(uri))](uri, options)
+    scheme = recognise(Path(uri))
+    import_tensorflow()
+    return LOADERS[scheme](uri, options)
 
 
 def recognise(path: Path) -> str:
