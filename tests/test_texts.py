@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,9 @@ def test_lines_are_whole_wherever_the_pieces_read_from_disk_end(tmp_path, monkey
     texts = [f"{'é' * (i % 7)}{i}" for i in range(200)]
     for piece in (1, 2, 3, 5, 64):
         monkeypatch.setattr("embedsvc.texts.lines._CHUNK", piece)
-        assert texts_of(write(tmp_path / "x.txt", "\ufeff" + "\r\n".join(texts))) == texts
+        name = write(tmp_path / "x.txt", ("\ufeff" + "\r\n".join(texts)).encode().replace(b"55\r\n", b"\xff\r\n"))
+        left = [Text(f"{name}:{row}", text) for row, text in enumerate(texts, 1) if not text.endswith("55")]
+        assert all_of(name, on_error="skip") == left
 
 
 def test_dictionary_encoded_and_large_strings_are_read_from_parquet(tmp_path):
@@ -279,6 +282,18 @@ def test_an_unreadable_file_is_an_error_with_the_reason_of_the_system(tmp_path, 
     assert problem_of(name) == f"{name}: cannot be read: Input/output error"
 
 
+def test_a_disk_that_fails_under_parquet_is_not_blamed_on_the_file(tmp_path, monkeypatch):
+    import pyarrow.parquet as pq
+
+    name = write_rows(tmp_path / "x.parquet", [{"text": "one"}])
+
+    def fail(*_args, **_keywords):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pq, "ParquetFile", fail)
+    assert problem_of(name) == f"{name}: cannot be read: Input/output error"
+
+
 def test_a_file_name_that_is_not_utf8_is_refused(tmp_path):
     try:
         (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt"))).write_text("one\n")
@@ -383,11 +398,25 @@ def test_a_file_that_changes_after_the_scan_is_an_error(tmp_path, suffix, new):
         list(read(found))
 
 
-def test_a_row_that_turns_bad_after_the_scan_is_an_error(tmp_path):
-    found = scan([write(tmp_path / "x.txt", "one\ntwo\n")])
-    write(tmp_path / "x.txt", "one\n  \n\n")
+def test_a_file_that_grew_is_noticed_before_its_first_text(tmp_path):
+    found = scan([write(tmp_path / "x.txt", "one\n")])
+    write(tmp_path / "x.txt", "one\ntwo\n")
     with pytest.raises(InputError, match="changed while it was being used"):
-        list(read(dataclasses.replace(found, sizes=(7,))))
+        next(read(found))
+
+
+def test_a_row_that_turns_bad_after_the_scan_ends_the_reading(tmp_path):
+    found = scan([write(tmp_path / "x.txt", "one\ntwo\nthree\n")])
+    write(tmp_path / "x.txt", "one\n   \nthree\n")
+    texts = read(found)
+    assert next(texts).text == "one"
+    with pytest.raises(InputError, match="changed while it was being used"):
+        next(texts)
+
+
+def test_options_accept_plain_strings(tmp_path):
+    assert ReadOptions(on_error="fail").on_error is OnError.FAIL
+    assert problem_of(write(tmp_path / "x.txt", "one\n\n"), on_error="fail").endswith(":2: the text is empty")
 
 
 def test_options_out_of_range_are_refused():
@@ -602,26 +631,33 @@ def test_half_a_surrogate_pair_is_a_bad_row_and_a_whole_one_is_a_character(tmp_p
     assert texts_of(name, on_error="skip") == ["😀"]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("piece", [3, 2**18])
-def test_a_text_may_be_as_long_as_the_limit_in_bytes_and_no_longer(tmp_path, suffix, piece, monkeypatch):
+@pytest.mark.parametrize("piece", [1, 3, 2**18])
+def test_a_text_may_be_as_long_as_the_limit_in_bytes_and_no_longer(tmp_path, suffix, piece, end, monkeypatch):
     monkeypatch.setattr("embedsvc.texts.lines._CHUNK", piece)
-    rows = [{"text": text} for text in ("é" * 20, "x" * 40, "é" * 20 + "x", "short")]
-    limit = 40 if suffix != ".jsonl" else 40 + len('{"text": ""}')
+    texts = ["é" * 20, "x" * 40, "é" * 20 + "x", "short", "x" * 41, "x" * 99]
+    limit = 40
     path = tmp_path / f"x{suffix}"
-    if suffix == ".jsonl":
-        write(path, "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    if suffix == ".parquet":
+        write_rows(path, [{"text": text} for text in texts])
+    elif suffix == ".jsonl":
+        write(path, end.join(json.dumps({"text": text}, ensure_ascii=False) for text in texts))
+        limit += len('{"text": ""}')  # a line has a limit, too
     else:
-        write_rows(path, rows)
-    [(row, reason)] = rejected_of(str(path), max_text_bytes=limit)
-    assert row == 3
-    assert f"is longer than {limit} bytes" in reason
+        write(path, end.join(texts if suffix == ".txt" else ["text", *texts]))
+    rejected = rejected_of(str(path), max_text_bytes=limit)
+    assert [row for row, _ in rejected] == [3, 5, 6]
+    assert all(f"is longer than {limit} bytes" in reason for _, reason in rejected)
 
 
 def test_a_whole_file_above_the_limit_is_a_bad_row(tmp_path):
     name = write(tmp_path / "x.txt", "\ufeff" + "x" * 11)
     assert texts_of(name, whole_files=True, max_text_bytes=11) == ["x" * 11]
     assert problem_of(name, whole_files=True, max_text_bytes=10) == f"{name}: the text is longer than 10 bytes"
+    cut = write(tmp_path / "cut.txt", "x" + "é" * 20)  # wherever reading stops, it is in the middle of a character
+    for limit in (9, 10, 11, 12):
+        assert "is longer than" in problem_of(cut, whole_files=True, max_text_bytes=limit)
 
 
 @pytest.mark.parametrize("suffix", [".txt.gz", ".jsonl.gz", ".csv.gz"])
@@ -651,6 +687,12 @@ def test_a_long_csv_line_with_open_quotes_leaves_the_parser_inside_them(tmp_path
     assert texts_of(name, max_text_bytes=40, on_error="skip") == ["a", "c"]
 
 
+def test_a_long_csv_line_that_opens_quotes_for_good_is_an_error(tmp_path):
+    name = write(tmp_path / "x.csv", f'text,n\na,1\n"{"x" * 99}\nb,2\n')
+    problem = problem_of(name, max_text_bytes=40, on_error="skip")
+    assert problem.startswith(f"{name}:2: quotes that open on line 3 do not close properly: the line is longer than 40")
+
+
 def test_reasons_never_quote_the_text(tmp_path):
     name = write(
         tmp_path / "x.csv",
@@ -671,10 +713,10 @@ def test_torn_gzip_is_an_error_that_names_the_row_reached(tmp_path, on_error):
         whole = gzip.compress("\n".join(content).encode())
         torn = tmp_path / f"x{suffix}.gz"
         torn.write_bytes(whole[: len(whole) // 2])
-        problem = problem_of(str(torn), on_error=on_error)
-        row = int(problem.removeprefix(f"{torn}:").split(":")[0])
-        assert problem == f"{torn}:{row}: the gzip data is torn or damaged after this row"
+        row = zlib.decompressobj(wbits=31).decompress(torn.read_bytes()).count(b"\n")
         assert 2000 < row < 3000
+        expected = f"{torn}:{row}: the gzip data is torn or damaged after this row"
+        assert problem_of(str(torn), on_error=on_error) == expected
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -808,3 +850,19 @@ def test_importing_the_readers_loads_nothing_heavy():
     code = "import sys, embedsvc.texts; print({'pyarrow', 'pandas', 'tensorflow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+# The examples
+
+
+def test_the_example_texts_are_many_varied_and_unique():
+    name = Path(__file__).parents[1] / "examples" / "texts.csv"
+    texts = list(read(scan([name], ReadOptions(id_column="id"))))
+    topics = {text.label for text in read(scan([name], ReadOptions(label_column="topic")))}
+    assert len(texts) == len({text.text for text in texts}) >= 320
+    assert {text.label for text in texts} == {"positive", "negative", "neutral"}
+    assert len(topics) == 10
+    words = sorted(len(text.text.split()) for text in texts)
+    assert words[1] <= 3
+    assert words[-2] > 256
+    assert f"{len(texts)} short texts" in name.with_name("README.md").read_text()
