@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from embedsvc import masks
 from embedsvc.errors import SettingsError, StoreError, UnknownVariantError
 from embedsvc.manifest import Manifest, summarise
-from embedsvc.parts import Piece, columns_of
+from embedsvc.parts import Piece, columns_of, numpy_values
 from embedsvc.store import pieces_of
 from embedsvc.types import Block, Mode, Pass, Text, Variant, Vectors
 
@@ -208,7 +208,7 @@ class EmbeddingSet:
 
     def _unknown(self, name: str) -> UnknownVariantError:
         tap, _, rest = name.rpartition(".head.")
-        near = difflib.get_close_matches(name, self.variants, n=1)
+        near = difflib.get_close_matches(name, self.variants, n=1, cutoff=0.8)
         if rest.isdecimal() and f"{tap}.inference" in self and tap != "logits" and tap != "post_dropout":
             guess = f"Head mode leaves the encoder as it is: take {tap}.inference. "
         elif rest.isdecimal() and tap in ("post_dropout", "logits") and self.manifest.seed is None:
@@ -249,20 +249,8 @@ class _Parquet:
 
     def part(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
         table = self._pieces[number].read(list(columns))
-        return {name: _from_arrow(table[name]) for name in columns}
-
-
-def _from_arrow(column: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_string(column.type):
-        return column.to_pylist()
-    if not pa.types.is_fixed_size_list(column.type):
-        return pc.fill_null(column, -1).to_numpy() if pa.types.is_integer(column.type) else column.to_numpy()
-    width = column.type.list_size
-    vectors = [chunk.flatten().to_numpy().reshape(-1, width) for chunk in column.chunks]
-    return vectors[0] if len(vectors) == 1 else np.concatenate([np.empty((0, width), np.float32), *vectors])
+        strings = ("id", "text", "label")
+        return {name: table[name].to_pylist() if name in strings else numpy_values(table[name]) for name in columns}
 
 
 class _Arrays:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import StoreError
-from embedsvc.parts import atomic_file
+from embedsvc.parts import arrow_array, atomic_file
 from embedsvc.registry import Registry
 from embedsvc.store import write_parquet
 from embedsvc.types import Block
@@ -143,16 +143,14 @@ def _joined(vectors: NDArray[np.float32], *, as_json: bool = False) -> list[str]
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    flat = np.ascontiguousarray(vectors).reshape(-1)
     # Arrow writes the shortest decimal that reads back as the same float32, some fifty times faster than numpy.
-    words = pc.cast(pa.array(flat), pa.string())
-    if as_json:
+    words = pc.cast(arrow_array(pa.float32(), vectors.reshape(-1)), pa.string()).to_pylist()
+    if as_json and not (np.isfinite(vectors).all() and not np.signbit(vectors[vectors == 0]).any()):
         # JSON's -0 is an integer without a sign to Python.
-        for word, name in {"-0": "-0.0", "nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.items():
-            words = pc.if_else(pc.equal(words, word), name, words)
-    ends = pa.array(np.arange(0, len(flat) + 1, vectors.shape[1], dtype=np.int32))
-    joined: list[str] = pc.binary_join(pa.ListArray.from_arrays(ends, words), ",").to_pylist()
-    return joined
+        special = {"-0": "-0.0", "nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+        words = [special.get(word, word) for word in words]
+    width = vectors.shape[1]
+    return [",".join(words[at : at + width]) for at in range(0, len(words), width)]
 
 
 def _cell(value: str | None) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedsvc.errors import StoreError
 from embedsvc.manifest import Manifest
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
 __all__ = [
     "METADATA_KEY",
     "Piece",
+    "arrow_array",
     "atomic_file",
     "columns_of",
     "digest",
     "disk_errors",
     "file_manifest",
     "index_of",
+    "numpy_values",
     "part_name",
     "schema_of",
     "table_of",
@@ -42,6 +45,8 @@ __all__ = [
 ]
 
 METADATA_KEY = b"embedsvc"
+
+_STRING_BYTES = 2**31 - 1  # Arrow counts the bytes of a string array in 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +144,14 @@ def table_of(block: Block, manifest: Manifest) -> pa.Table:
     columns: list[Any] = []
     for name in ("id", "text", "label"):
         try:
-            columns.append(pa.array([getattr(text, name) for text in block.texts], pa.string()))
+            encoded = [None if text is None else text.encode() for text in (getattr(row, name) for row in block.texts)]
         except UnicodeEncodeError:
             raise _surrogate(block, name) from None
-    columns.append(pa.array(block.n_tokens, pa.int64(), mask=np.asarray(block.n_tokens) < 0))
-    columns.append(pa.array(np.asarray(block.truncated, dtype=np.bool_), pa.bool_()))
+        columns.append(_string_column(encoded))
+    n_tokens = np.ascontiguousarray(block.n_tokens, dtype=np.int64)
+    columns.append(arrow_array(pa.int64(), n_tokens, known=n_tokens >= 0))
+    truncated = np.packbits(np.asarray(block.truncated, dtype=np.bool_), bitorder="little")
+    columns.append(arrow_array(pa.bool_(), truncated, length=len(block.texts)))
     if set(block.vectors) != set(manifest.stored):
         raise StoreError(f"block {block.index} holds {', '.join(block.vectors)}, not {', '.join(manifest.stored)}")
     for name in manifest.stored:
@@ -154,11 +162,37 @@ def table_of(block: Block, manifest: Manifest) -> pa.Table:
                 f"block {block.index}: {name} is {vectors.dtype} of shape {vectors.shape}, "
                 f"expected float32 of shape {expected}"
             )
-        flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+        flat = arrow_array(pa.float32(), vectors.reshape(-1))
         columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(name).type))
     table = pa.Table.from_arrays(columns, schema=schema)
     record = {"part": block.index, "rows": len(table), "sha256": digest(table), "run": manifest.identity}
     return table.replace_schema_metadata({METADATA_KEY: json.dumps(record)})
+
+
+def arrow_array(
+    kind: pa.DataType, values: NDArray[Any], *, length: int | None = None, known: NDArray[np.bool_] | None = None
+) -> pa.Array:
+    """An Arrow array over numpy's memory. `pyarrow.array` would import pandas, to ask whether this is a Series."""
+    import pyarrow as pa
+
+    valid = None if known is None or known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
+    length = len(values) if length is None else length
+    return pa.Array.from_buffers(kind, length, [valid, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _string_column(encoded: Sequence[bytes | None]) -> pa.Array | pa.ChunkedArray:
+    import pyarrow as pa
+
+    ends = np.cumsum([0, *(len(value or b"") for value in encoded)])
+    if ends[-1] > _STRING_BYTES and len(encoded) > 1:
+        halves = (_string_column(encoded[: len(encoded) // 2]), _string_column(encoded[len(encoded) // 2 :]))
+        chunks = [chunk for half in halves for chunk in (half.chunks if isinstance(half, pa.ChunkedArray) else [half])]
+        return pa.chunked_array(chunks)
+    known = np.array([value is not None for value in encoded], dtype=np.bool_)
+    valid = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
+    data = b"".join(value or b"" for value in encoded)
+    buffers = [valid, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
 
 
 def _surrogate(block: Block, name: str) -> StoreError:
@@ -179,27 +213,59 @@ def digest(table: pa.Table) -> str:
     (-1 for null); booleans as bytes; vectors as float32; all of them little-endian.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     total = hashlib.sha256()
     for name, column in zip(table.column_names, table.columns, strict=True):
         total.update(name.encode() + b"\0")
-        if pa.types.is_string(column.type):
-            lengths = pc.fill_null(pc.binary_length(column), -1).to_numpy()
-            total.update(lengths.astype("<i4", copy=False).tobytes())
-            for chunk in column.chunks:
-                _, offsets, data = chunk.buffers()
-                if data is not None and len(chunk):
-                    ends = np.frombuffer(offsets, "<i4")[chunk.offset : chunk.offset + len(chunk) + 1]
-                    total.update(memoryview(data)[ends[0] : ends[-1]])
-        elif pa.types.is_fixed_size_list(column.type):
-            for chunk in column.chunks:
-                total.update(chunk.flatten().to_numpy().astype("<f4", copy=False).data)
-        elif pa.types.is_boolean(column.type):
-            total.update(column.to_numpy().astype(np.uint8).tobytes())
-        else:
-            total.update(pc.fill_null(column, -1).to_numpy().astype("<i8", copy=False).tobytes())
+        if not pa.types.is_string(column.type):
+            kind = "|u1" if pa.types.is_boolean(column.type) else "<f4" if _is_vector(column.type) else "<i8"
+            total.update(np.ascontiguousarray(numpy_values(column)).astype(kind, copy=False).data)
+            continue
+        # Lengths before characters, so that the digest does not depend on how the column is cut into chunks.
+        ends = [_offsets(chunk) for chunk in column.chunks]
+        for chunk, offsets in zip(column.chunks, ends, strict=True):
+            total.update(np.where(_known(chunk), np.diff(offsets), -1).astype("<i4").data)
+        for chunk, offsets in zip(column.chunks, ends, strict=True):
+            if chunk.buffers()[2] is not None:
+                total.update(memoryview(chunk.buffers()[2])[offsets[0] : offsets[-1]])
     return total.hexdigest()
+
+
+def numpy_values(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column of numbers, booleans or vectors; nulls are -1. Without `pyarrow.compute`, which imports pandas."""
+    import pyarrow as pa
+
+    if _is_vector(column.type):
+        width = column.type.list_size
+        vectors = [chunk.flatten().to_numpy().reshape(-1, width) for chunk in column.chunks]
+        return vectors[0] if len(vectors) == 1 else np.concatenate([np.empty((0, width), np.float32), *vectors])
+    if pa.types.is_boolean(column.type):
+        return np.concatenate([np.empty(0, np.bool_), *(_bits(chunk, 1) for chunk in column.chunks)])
+    numbers = [np.frombuffer(chunk.buffers()[1], "<i8")[chunk.offset :][: len(chunk)] for chunk in column.chunks]
+    known = [_known(chunk) for chunk in column.chunks]
+    return np.concatenate([np.empty(0, np.int64), *map(np.where, known, numbers, [-1] * len(known))])
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_fixed_size_list(kind))
+
+
+def _bits(array: pa.Array, buffer: int) -> NDArray[np.bool_]:
+    """A bitmap of an Arrow array."""
+    bits = np.unpackbits(np.frombuffer(array.buffers()[buffer], np.uint8), bitorder="little")
+    return bits[array.offset :][: len(array)].astype(np.bool_)
+
+
+def _known(array: pa.Array) -> NDArray[np.bool_]:
+    return _bits(array, 0) if array.null_count else np.ones(len(array), dtype=np.bool_)
+
+
+def _offsets(strings: pa.Array) -> NDArray[np.int32]:
+    if not len(strings):
+        return np.zeros(1, dtype=np.int32)
+    return np.frombuffer(strings.buffers()[1], "<i4")[strings.offset :][: len(strings) + 1]
 
 
 def writer_options(manifest: Manifest) -> dict[str, Any]:

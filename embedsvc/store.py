@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embedsvc import parts
 from embedsvc.errors import StoreError, StoreMismatchError
 from embedsvc.manifest import Manifest, Part
@@ -461,11 +463,9 @@ def _check_part(path: Path, index: int, manifest: Manifest) -> _Done | None:
 
 
 def _summary(table: Any, index: int) -> _Done:  # noqa: ANN401 - pyarrow has no types
-    import pyarrow.compute as pc
-
     record = json.loads(table.schema.metadata[parts.METADATA_KEY])
     return _Done(
         Part(parts.part_name(index), len(table), record["sha256"]),
-        pc.sum(table["n_tokens"]).as_py() or 0,
-        pc.sum(table["truncated"]).as_py() or 0,
+        int(np.maximum(parts.numpy_values(table["n_tokens"]), 0).sum()),
+        int(parts.numpy_values(table["truncated"]).sum()),
     )
