@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from embedsvc.errors import FetchError, MissingExtraError, ModelError, ModelFormatError
 from embedsvc.models.base import LoadOptions
-from embedsvc.models.keyed import Instrument, Trace
+from embedsvc.models.instrument import Instrument
+from embedsvc.models.keyed import Trace
 from embedsvc.models.readers import PackedIds
 from embedsvc.models.tapped import TappedEncoder
 from embedsvc.types import Tokens
@@ -73,7 +74,7 @@ def load(location: str, options: LoadOptions) -> TappedEncoder:
     try:
         encoder = TappedEncoder(
             model,
-            _reader(model),
+            _reader(model, folder),
             uri=f"kerashub:{location}",
             content=_digest(folder),
             options=options,
@@ -135,9 +136,9 @@ def _parse(text: bytes, path: Path) -> None:
         raise ModelFormatError(f"{path} is torn: its JSON cannot be read ({error})") from error
 
 
-def _digest(folder: Path) -> str:
+def _digest(folder: Path, pattern: str = "*") -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(folder.rglob(pattern)):
         if path.is_file() and path.name not in _NOT_HASHED:
             digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size} ".encode())
             with path.open("rb") as file:
@@ -146,7 +147,7 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _reader(model: Any) -> PackedIds:
+def _reader(model: Any, folder: Path) -> PackedIds:
     preprocessor = model.preprocessor
     if preprocessor is None or getattr(preprocessor, "tokenizer", None) is None:
         raise ModelError("the preset has no tokenizer", "Save it with its preprocessor.")
@@ -164,7 +165,6 @@ def _reader(model: Any) -> PackedIds:
         return Tokens(tuple(texts), ids, np.array([len(row) for row in ids], dtype=np.int64))
 
     prefix, suffix, pad = _packing(preprocessor, tokenize)
-    vocabulary = json.dumps([type(preprocessor.tokenizer).__name__, preprocessor.tokenizer.get_vocabulary()])
     has_mask = "padding_mask" in names
     longest = getattr(model.backbone, "max_sequence_length", None) if has_mask else None
     return PackedIds(
@@ -174,7 +174,7 @@ def _reader(model: Any) -> PackedIds:
         prefix=prefix,
         suffix=suffix,
         pad=pad,
-        vocab_digest=hashlib.sha256(vocabulary.encode()).hexdigest(),
+        vocab_digest=_digest(folder, "**/tokenizer/*"),
         max_tokens=longest or preprocessor.sequence_length,
     )
 
@@ -194,7 +194,7 @@ def _packing(preprocessor: Any, tokenize: Any) -> tuple[list[int], list[int], in
 
 
 def _taps(trace: Trace, arrays: Sequence[Any]) -> Mapping[str, Any]:
-    """`cls`, `mean` and `layer.<k>` (the mean of layer k's output); means are over the text's tokens, special ones too."""
+    """`cls`, `mean` and `layer.<k>` (the mean of layer k's output); means are over all tokens but padding."""
     weights = tf.cast(arrays[1], tf.float32)[..., None]
 
     def mean(x: Any) -> Any:

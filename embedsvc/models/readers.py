@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from embedsvc.errors import ModelError
-from embedsvc.models.keyed import walk
+from embedsvc.models.instrument import walk
 from embedsvc.models.wordpiece import WordPiece
 from embedsvc.types import Tokens
 
@@ -202,7 +202,10 @@ def _positions(layer: Any) -> int | None:
 
 def _structure(model: Any) -> Callable[[list[Any]], Any]:
     """From tensors in the order of ``model.inputs`` to what the model is called with."""
-    declared = model.input
+    try:
+        declared = model.input
+    except (AttributeError, ValueError):  # a Keras 3 Sequential, as loaded
+        return lambda tensors: tensors[0]
     if isinstance(declared, dict):
         order = {id(tensor): at for at, tensor in enumerate(model.inputs)}
         places = {name: order[id(tensor)] for name, tensor in declared.items()}

@@ -13,10 +13,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from embedsvc import masks
+from embedsvc.errors import ModelError
 from embedsvc.head import Head
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.heads import FoundHead, find_head, reached
-from embedsvc.models.keyed import Call, Instrument, Trace
+from embedsvc.models.instrument import Instrument
+from embedsvc.models.keyed import Call, Trace
 from embedsvc.types import DropoutSite, Mode, ModelSpec, Pass, Tokens, Vectors
 
 __all__ = ["Reader", "TappedEncoder"]
@@ -108,7 +110,11 @@ class TappedEncoder:
         self._numbers = {call.path: number for number, call in enumerate(analysis.others, start=1)}
         self._inference = self._compile(live=False)
         self._training = self._compile(live=True)
-        keyed = all(call.keyed for call in analysis.live) and self._looks_keyed(bool(analysis.live))
+        by_place = [call.path for call in analysis.live if not call.keyed]
+        keyed = self._looks_keyed(bool(analysis.live)) and not by_place
+        if not keyed:
+            which = ", ".join(by_place) or "some layer"
+            notes = (*notes, f"Masks of {which} follow the row's place in its batch, not the text.")
         widths = {tap: int(tensor.shape[-1]) for tap, tensor in self._inference.structured_outputs.items()}
         logits = {} if self.head.n_classes is None else {"logits": self.head.n_classes}
         digest = hashlib.sha256(f"{content} {found.call.path} {self.head.digest()}".encode())
@@ -144,7 +150,11 @@ class TappedEncoder:
         }
         with self._lock:
             for rows, arrays in self._reader.batches(tokens):
-                outputs = self._run(arrays, keys[rows], pass_)
+                try:
+                    outputs = self._run(arrays, keys[rows], pass_)
+                except tf.errors.OpError as error:
+                    reason = next((line for line in reversed(str(error.message).splitlines()) if line), str(error.code))
+                    raise ModelError(f"the model fails on {len(rows)} texts in {pass_.mode} mode: {reason}") from error
                 for tap in taps:
                     vectors[tap][rows] = outputs[tap].numpy()[: len(rows)]
         return vectors
