@@ -159,9 +159,11 @@ class HubTokenizer:
         vocab = folder / "assets" / "vocab.txt"
         self.digest = sha256(vocab.read_bytes()).hexdigest() if vocab.is_file() else ""
 
+        self._ragged_rank = model.tokenize(tf.constant(["a"])).ragged_rank
+
         def tokenize(texts: Any) -> tuple[Any, Any]:
             tokens = model.tokenize(texts)
-            if tokens.ragged_rank > 1:  # words, and pieces in them
+            if self._ragged_rank > 1:  # words, and pieces in them
                 tokens = tokens.merge_dims(1, -1)
             return tf.cast(tokens.flat_values, tf.int32), tokens.row_splits
 
@@ -199,12 +201,11 @@ class HubTokenizer:
     def _packed(self, ids: Sequence[int]) -> NDArray[np.int32]:
         import tensorflow as tf
 
-        rows = tf.RaggedTensor.from_row_lengths(tf.constant(ids, tf.int32), [len(ids)])
-        length = tf.constant(len(ids) + 8)
-        try:
-            out = self._model.bert_pack_inputs([rows], seq_length=length)
-        except ValueError:  # Google's takes the ragged rank that its own tokenizer gives, too
-            out = self._model.bert_pack_inputs([tf.expand_dims(rows, 1)], seq_length=length)
+        # In the ragged rank of its own tokenizer: words of one piece each, or pieces at once.
+        nested = [[len(ids)], [1] * len(ids)][: self._ragged_rank]
+        lengths = [tf.constant(level, tf.int64) for level in nested]
+        rows = tf.RaggedTensor.from_nested_row_lengths(tf.constant(ids, tf.int32), lengths)
+        out = self._model.bert_pack_inputs([rows], seq_length=tf.constant(len(ids) + 8))
         packed: NDArray[np.int32] = out["input_word_ids"].numpy()[0][out["input_mask"].numpy()[0] == 1]
         return packed
 

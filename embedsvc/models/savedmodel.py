@@ -19,7 +19,8 @@ from embedsvc.errors import ModelError, ModelFormatError
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.graph import Draws, read_graph, rewritten
 from embedsvc.models.hub import HubTokenizer
-from embedsvc.models.keyed import Instrument, Trace
+from embedsvc.models.instrument import Instrument
+from embedsvc.models.keyed import Trace
 from embedsvc.models.readers import PackedIds, Strings
 from embedsvc.models.saved import digest_folder, loading_error
 from embedsvc.models.tapped import Reader, TappedEncoder
@@ -97,14 +98,13 @@ class SavedModelEncoder:
         if not draws.sites:
             return spec
         logs = []
-        for n in (2, 3):
-            tokens = self.tokenize(_TRIAL[:n])
-            self.encode(
-                tokens, keys=np.arange(n, dtype=np.uint64), taps=["pre_dropout"], pass_=Pass(Mode.TRAINING, 0, 0)
-            )
+        for n in (2, 3):  # two row counts, so that a folded axis is not taken for the batch
+            self._try_out(n)
             logs.append(draws.log)
         draws.first = len(spec.sites)
         draws.settle(logs)
+        # A model that pads to the longest of the batch: its sites have a part for each row, but one of varying size.
+        by_mates = not np.allclose(self._try_out(2), self._try_out(1), atol=1e-4, rtol=1e-4)
         notes = list(spec.notes)
         if not draws.live:
             notes.append(
@@ -113,7 +113,9 @@ class SavedModelEncoder:
             )
         if not draws.repeatable:
             notes.append("The model's graph draws numbers that cannot be repeated, so a training pass cannot either.")
-        positional = "positional" in {spec.masks, draws.masks}
+        positional = by_mates or "positional" in {spec.masks, draws.masks}
+        if positional and spec.masks == "keyed":
+            notes.append("Some dropouts inside the model's graph follow the row's place in its batch, not the text.")
         taken = {site.path for site in spec.sites}
         graph_sites = tuple(
             replace(site, path=f"graph/{site.path}") if site.path in taken else site for site in draws.dropout_sites()
@@ -124,6 +126,12 @@ class SavedModelEncoder:
             masks="positional" if positional else "keyed",
             notes=tuple(notes),
         )
+
+    def _try_out(self, n: int) -> Vectors:
+        """What the first text gives in a training pass over the first n."""
+        tokens, keys = self.tokenize(_TRIAL[:n]), np.arange(n, dtype=np.uint64)
+        vectors = self.encode(tokens, keys=keys, taps=["pre_dropout"], pass_=Pass(Mode.TRAINING, 0, 0))
+        return vectors["pre_dropout"][:1]
 
 
 class CountedStrings:
