@@ -431,7 +431,7 @@ def test_options_out_of_range_are_refused():
 @pytest.mark.parametrize("suffix", SUFFIXES[1:])
 def test_two_rows_with_one_id_are_an_error_that_names_both_places(tmp_path, suffix):
     a = write_rows(tmp_path / f"a{suffix}", [{"id": str(i), "text": "t"} for i in range(2000)])
-    b = write_rows(tmp_path / f"b{suffix}", [{"id": str(i), "text": "t"} for i in (5000, 1234)])
+    b = write_rows(tmp_path / f"b{suffix}", [{"id": str(i), "text": "t"} for i in (5000, 1234, 77)])
     with pytest.raises(DuplicateIdError) as caught:
         scan([a, b], ReadOptions(id_column="id", on_error="skip"))
     assert caught.value.problem == f"{b}:2: the id '1234' is taken already, by {a}:1235"
@@ -629,6 +629,7 @@ def test_half_a_surrogate_pair_is_a_bad_row_and_a_whole_one_is_a_character(tmp_p
         (3, "the label has half a surrogate pair at position 1, which is not Unicode text"),
     ]
     assert texts_of(name, on_error="skip") == ["😀"]
+    assert [row for row, _ in rejected_of(write(tmp_path / "y.jsonl", "\n".join(lines[1:])))] == [2]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -717,6 +718,14 @@ def test_torn_gzip_is_an_error_that_names_the_row_reached(tmp_path, on_error):
         assert 2000 < row < 3000
         expected = f"{torn}:{row}: the gzip data is torn or damaged after this row"
         assert problem_of(str(torn), on_error=on_error) == expected
+
+
+def test_the_row_reached_may_be_a_bad_one(tmp_path):
+    writer = zlib.compressobj(wbits=31)
+    (tmp_path / "x.txt.gz").write_bytes(writer.compress(b"a\n\xff\n") + writer.flush(zlib.Z_SYNC_FLUSH))
+    assert problem_of(str(tmp_path / "x.txt.gz"), on_error="skip").startswith(
+        f"{tmp_path}/x.txt.gz:2: the gzip data is"
+    )
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

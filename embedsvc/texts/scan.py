@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -281,20 +282,15 @@ class _Hashes:
     """Hashes of all ids, 8 bytes each."""
 
     def __init__(self) -> None:
-        self._buffer = np.empty(1024, dtype=np.int64)
-        self._count = 0
+        self._every = array("q")
 
     def add(self, ids: Sequence[str]) -> None:
-        end = self._count + len(ids)
-        if end > len(self._buffer):
-            self._buffer = np.concatenate([self._buffer, np.empty(max(end, len(self._buffer)), dtype=np.int64)])
         # Python's own hash: it need not last beyond this process, and ids that share one are compared themselves.
-        self._buffer[self._count : end] = np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))
-        self._count = end
+        self._every.extend(map(hash, ids))
 
     def repeated(self) -> frozenset[int]:
-        """Hashes that occur more than once."""
-        every = self._buffer[: self._count]
+        """Hashes that occur more than once; sorts what was added."""
+        every = np.frombuffer(self._every, dtype=np.int64)
         every.sort()
         return frozenset(every[1:][every[1:] == every[:-1]].tolist())
 
