@@ -63,9 +63,10 @@ def _node_refusal(graph: Graph, body: Body, node: Any) -> str | None:
         return "reads or writes files outside the model's own saver"
     if node.op in TABLE_FILE_OPS and not graph.reads_asset(body, node.input[1]):
         return "reads a file that is not an asset of the model"
-    return (
-        None if _is_known(node.op) else "is not known to TensorFlow or tensorflow_text: it needs a library of its own"
-    )
+    # A node may be a call of a function of the model: that one's own nodes are looked at.
+    if node.op not in graph.functions and not _is_known(node.op):
+        return "is not known to TensorFlow or tensorflow_text: it needs a library of its own"
+    return None
 
 
 def _is_known(op: str) -> bool:
@@ -83,11 +84,9 @@ def _parse(folder: Path) -> Any:
     """The SavedModel protobuf."""
     path = folder / "saved_model.pb"
     if not path.is_file():
-        found = (
-            ", ".join(sorted(entry.name for entry in folder.iterdir())[:12]) if folder.is_dir() else "no such folder"
-        )
+        names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else ["no such folder"]
         raise ModelFormatError(
-            f"{folder} holds no saved_model.pb: found {found or 'nothing'}",
+            f"{folder} holds no saved_model.pb: found {', '.join(names[:12]) or 'nothing'}",
             "Export it as a SavedModel; the text form (saved_model.pbtxt) is not read.",
         )
     size = path.stat().st_size
