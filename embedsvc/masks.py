@@ -8,10 +8,12 @@ Layout, fixed for ever by ``MASK_VERSION`` (stored sets are read by it):
 
 - generator: Philox 4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), numpy's ``Philox``;
 - key: (seed, row key); row key: the first 8 bytes of BLAKE2b of the id, little-endian;
-- counter: (block, 0, site, 0), where a block gives 16 units of 16 bits and pass ``k`` of a site with ``u`` units
-  owns the blocks ``k * ceil(u / 16)`` and up, so that many passes of one row are one run of the generator;
-- a unit is dropped where its 16 bits, read as a little-endian number, are below ``round(rate * 65536)``. The rate
-  is met to within 2**-17, far below what any sample could tell.
+- counter: (block + 1, 0, site, 0), least significant word first: numpy is given (block, 0, site, 0) and counts up
+  before it draws. A block gives 16 units of 16 bits, the words of Philox in their order and the low bits of a word
+  first. Pass ``k`` of a site with ``u`` units owns the blocks ``k * ceil(u / 16)`` and up, so that many passes of one
+  row are one run of the generator;
+- a unit is dropped where its 16 bits are below ``round(rate * 65536)``, at most 65535: the rate is met to within
+  2**-17 (2**-16 above 1 - 2**-17), far below what any sample could tell.
 """
 
 from __future__ import annotations
