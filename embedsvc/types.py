@@ -38,6 +38,10 @@ class Mode(StrEnum):
     TRAINING = "training"  # all, the encoder's too (Keras training=True)
     HEAD = "head"  # the head's only: MC dropout on the head
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise SettingsError(f"no mode is called {value!r}", f"Known: {', '.join(cls)}")
+
     @property
     def stochastic(self) -> bool:
         """Whether passes in this mode draw masks, and so need a seed."""
@@ -60,7 +64,7 @@ class Pass:
     Raises
     ------
     SettingsError
-        An inference pass with a number or seed, or a stochastic one without them.
+        An inference pass with a number or seed, or a stochastic one without them or with one out of range.
     """
 
     mode: Mode = Mode.INFERENCE
@@ -68,6 +72,7 @@ class Pass:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mode", Mode(self.mode))  # a plain "training" is accepted
         if not self.mode.stochastic:
             if self.index is not None or self.seed is not None:
                 raise SettingsError("an inference pass has no number and no seed: it draws nothing")
@@ -77,6 +82,8 @@ class Pass:
             )
         else:
             check_seed(self.seed)
+            if not _is_count(self.index):
+                raise SettingsError(f"the pass has the number {self.index!r}, expected a whole number from 0")
 
     @property
     def draw(self) -> tuple[int, int]:
@@ -86,7 +93,7 @@ class Pass:
         return self.seed, self.index
 
 
-_VARIANT = re.compile(r"(?P<tap>.+?)\.(?P<mode>inference|training|head)(?:\.(?P<index>\d+))?")
+_VARIANT = re.compile(r"(?P<tap>.+?)\.(?P<mode>inference|training|head)(?:\.(?P<index>0|[1-9][0-9]*))?")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -104,7 +111,8 @@ class Variant:
     index: int | None = None
 
     def __post_init__(self) -> None:
-        if self.mode.stochastic != (self.index is not None):
+        object.__setattr__(self, "mode", Mode(self.mode))
+        if self.mode.stochastic != (self.index is not None) or not (self.index is None or _is_count(self.index)):
             wants = "a pass number" if self.mode.stochastic else "no pass number"
             raise SettingsError(f"the variant {str(self)!r} is in {self.mode} mode and needs {wants}")
 
@@ -261,7 +269,7 @@ def check_seed(seed: int) -> int:
     SettingsError
         Otherwise.
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+    if not _is_count(seed) or seed >= 2**63:
         raise SettingsError(f"the seed is {seed!r}, expected a whole number from 0 to 2**63 - 1")
     return int(seed)
 
@@ -277,3 +285,7 @@ def check_rate(rate: float) -> float:
     if not 0.0 <= rate < 1.0:
         raise SettingsError(f"the dropout rate is {rate!r}, expected 0 <= rate < 1")
     return float(rate)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
