@@ -48,13 +48,16 @@ class Head:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_rate(self.rate)
+        # A plain float, whatever number came: the digest and the manifest write it out.
+        object.__setattr__(self, "rate", check_rate(self.rate))
         if self.kernel is None:
             if self.bias is not None:
                 raise SettingsError("a head with a bias needs a kernel")
         elif self.kernel.ndim != 2 or (self.bias is not None and self.bias.shape != self.kernel.shape[1:]):
             bias = None if self.bias is None else self.bias.shape
             raise SettingsError(f"head shapes disagree: kernel {self.kernel.shape}, bias {bias}")
+        elif self.classes and len(self.classes) != self.kernel.shape[1]:
+            raise SettingsError(f"the head has {self.kernel.shape[1]} classes, but {len(self.classes)} names for them")
 
     @property
     def n_classes(self) -> int | None:
