@@ -56,8 +56,8 @@ class EmbedsvcError(Exception):
         return f"{self.problem}\n{self.hint}" if self.hint else self.problem
 
 
-class UnknownNameError(EmbedsvcError):
-    """A registry has no entry of that name."""
+class UnknownNameError(EmbedsvcError, KeyError):
+    """A registry has no entry of that name; a KeyError too, since a registry is a Mapping."""
 
 
 class SettingsError(EmbedsvcError):

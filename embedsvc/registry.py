@@ -62,7 +62,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return value
 
     def __contains__(self, name: object) -> bool:
-        # Mapping's own __contains__ expects KeyError.
+        # Mapping's own would import the entry.
         self._read_plugins()
         return name in self._entries
 
