@@ -23,6 +23,10 @@ class OnLong(StrEnum):
     FAIL = "fail"  # stop with an error that names the row
     CHUNK_MEAN = "chunk-mean"  # read it in pieces; vectors are the mean over pieces, weighted by their tokens
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise SettingsError(f"on_long is {value!r}", f"Known: {', '.join(cls)}")
+
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
@@ -85,6 +89,7 @@ def fit(
         Under `OnLong.FAIL`, for the first row that is too long.
     """
     limit = check_max_tokens(spec, max_tokens)
+    on_long = OnLong(on_long)  # a plain "fail" is accepted
     every = np.arange(len(tokens), dtype=np.intp)
     keys = masks.row_keys(ids)
     known = tokens.counts >= 0
