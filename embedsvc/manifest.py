@@ -254,7 +254,9 @@ class Manifest:
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise StoreError(f"{origin} was not written by embedsvc", "Choose another path.")
         schema = data.get("schema")
-        if not isinstance(schema, int) or schema > SCHEMA:
+        if not isinstance(schema, int) or schema < 1:
+            raise _damaged(f"{origin} is of schema {schema!r:.60}, which does not exist")
+        if schema > SCHEMA:
             raise StoreError(
                 f"{origin} is of schema {schema}, this version of embedsvc reads up to {SCHEMA}",
                 "Update: pip install --upgrade embedsvc",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.compute
+import filelock  # noqa: F401 - imported here so that forks need not
 import pyarrow.parquet  # noqa: F401
 
 from embedsvc.errors import StoreError
