@@ -134,10 +134,7 @@ class Draws:
         """Let graphs draw for these rows; gives the (site, shape) pairs asked for. One pass at a time."""
         with self._lock:
             self.begin(keys, pass_.draw if pass_.mode.stochastic else None)
-            try:
-                yield self._pass.asked
-            finally:
-                self._pass = _Pass()
+            yield self._pass.asked
 
     def begin(self, keys: NDArray[np.uint64], draw: Sequence[int] | None) -> None:
         """What the next pass draws from, for callers that hold a lock of their own."""

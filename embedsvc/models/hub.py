@@ -156,8 +156,8 @@ class HubTokenizer:
                 "Give one such as bert_en_uncased_preprocess with --preprocess.",
             )
         self._model = model
-        vocab = folder / "assets" / "vocab.txt"
-        self.digest = sha256(vocab.read_bytes()).hexdigest() if vocab.is_file() else ""
+        vocabs = list((folder / "assets").glob("*vocab*"))
+        self.digest = sha256(vocabs[0].read_bytes()).hexdigest() if len(vocabs) == 1 else ""
 
         self._ragged_rank = model.tokenize(tf.constant(["a"])).ragged_rank
 

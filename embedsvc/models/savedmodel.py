@@ -172,14 +172,15 @@ class _Keyed:
 
     def __call__(self, inputs: Any, *, training: bool) -> Any:
         trace = self._instrument._trace
-        if trace is None or trace.keys is None:
+        if trace is None or not self._draws.sites:
             return self._model(inputs, training=training)
 
         def begin(keys: NDArray[np.uint64], draw: NDArray[np.int64]) -> np.bool_:
             self._draws.begin(keys, [int(number) for number in draw])
             return np.True_
 
-        begun = tf.numpy_function(begin, [trace.keys, trace.draw], tf.bool)
+        given = (np.zeros(1, dtype=np.uint64), [0, 0]) if trace.keys is None else (trace.keys, trace.draw)
+        begun = tf.numpy_function(begin, given, tf.bool)
         with tf.control_dependencies([begun]):
             # The copy makes the order a matter of data, which no optimiser undoes.
             inputs = tf.nest.map_structure(tf.identity, inputs)
