@@ -11,7 +11,7 @@ from typing import Any
 from embedsvc.errors import MissingExtraError, ModelError, ModelFormatError
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.readers import PackedIds, Strings
-from embedsvc.models.tapped import Reader, TappedEncoder
+from embedsvc.models.tapped import Reader, TappedEncoder, first_line
 
 __all__ = ["load"]
 
@@ -108,9 +108,8 @@ def _load(path: Path, version: str, config: str, *, trust: bool) -> Any:
     try:
         return keras.models.load_model(path, compile=False, safe_mode=not trust)
     except Exception as error:  # Keras raises every kind of exception for a file that it cannot read
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelFormatError(
-            f"{path}, written by Keras {version}, cannot be loaded by {keras.__version__}: {first[:300]}",
+            f"{path}, written by Keras {version}, cannot be loaded by {keras.__version__}: {first_line(error)}",
             "Layers of other packages (tensorflow_hub's KerasLayer, your own classes) do not travel in such a file: "
             "export a SavedModel and load it by savedmodel:, or use hub:.",
         ) from error

@@ -16,7 +16,7 @@ from embedsvc.models.base import LoadOptions
 from embedsvc.models.instrument import Instrument
 from embedsvc.models.keyed import Trace
 from embedsvc.models.readers import PackedIds
-from embedsvc.models.tapped import TappedEncoder
+from embedsvc.models.tapped import TappedEncoder, first_line
 from embedsvc.types import Tokens
 
 __all__ = ["load"]
@@ -62,7 +62,7 @@ def load(location: str, options: LoadOptions) -> TappedEncoder:
         model = keras_hub.models.TextClassifier.from_preset(location, **classes)
     except Exception as error:  # keras-hub raises every kind of exception for a preset that it cannot read
         raise ModelFormatError(
-            f"{location} cannot be loaded by keras-hub {keras_hub.__version__}: {_first_line(error)}",
+            f"{location} cannot be loaded by keras-hub {keras_hub.__version__}: {first_line(error)}",
             "A preset of a text classifier or of a text backbone is expected: classifier.save_to_preset(folder).",
         ) from error
     instrument = Instrument(model)
@@ -101,7 +101,7 @@ def _fetch(handle: str) -> Path:
                 get_file(handle, name)
     except Exception as error:  # whatever the hub behind the handle raises: no network, no such handle, no licence
         raise FetchError(
-            f"kerashub:{handle} is no folder here, and keras-hub cannot fetch it: {_first_line(error)}",
+            f"kerashub:{handle} is no folder here, and keras-hub cannot fetch it: {first_line(error)}",
             "Give a preset folder, or a handle that keras-hub knows and this machine can reach.",
         ) from error
     return config.parent
@@ -224,7 +224,3 @@ def _check_backbone_is_enough(model: Any, location: str) -> None:
 
 def _flat(group: Any) -> list[Any]:
     return list(group) if isinstance(group, (list, tuple)) else [group]
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

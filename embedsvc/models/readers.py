@@ -128,7 +128,7 @@ class PackedIds:
         self.max_tokens = min(limits | ({max_tokens} if max_tokens else set()), default=None)
         # Some models take one length only; and one without a mask reads its padding, so that length is part of it.
         self._fixed = self.max_tokens if fixed or "mask" not in self._roles else None
-        self.signature = (tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.int32))
+        self.signature = (tf.TensorSpec([None, self._fixed], tf.int32),) * 2
 
     @staticmethod
     def knows(names: Sequence[str]) -> bool:

@@ -21,7 +21,7 @@ from embedsvc.models.instrument import Instrument
 from embedsvc.models.keyed import Call, Trace
 from embedsvc.types import DropoutSite, Mode, ModelSpec, Pass, Tokens, Vectors
 
-__all__ = ["Reader", "TappedEncoder"]
+__all__ = ["Reader", "TappedEncoder", "first_line"]
 
 ExtraTaps = Callable[[Trace, Sequence[Any]], Mapping[str, Any]]
 
@@ -153,8 +153,7 @@ class TappedEncoder:
                 try:
                     outputs = self._run(arrays, keys[rows], pass_)
                 except tf.errors.OpError as error:
-                    reason = next((line for line in reversed(str(error.message).splitlines()) if line), str(error.code))
-                    raise ModelError(f"the model fails on {len(rows)} texts in {pass_.mode} mode: {reason}") from error
+                    raise ModelError(f"the model fails in {pass_.mode} mode: {first_line(error)}") from error
                 for tap in taps:
                     vectors[tap][rows] = outputs[tap].numpy()[: len(rows)]
         return vectors
@@ -184,8 +183,13 @@ class TappedEncoder:
             live = [call for call in others if call.live and call.rate and _leads_to(call, before)]
             result.append(_Analysis(found, others, live))
 
-        # No autograph: it would wrap our errors in its own.
-        tf.function(look, input_signature=self._reader.signature, autograph=False).get_concrete_function()
+        try:
+            # No autograph: it would wrap our errors in its own.
+            tf.function(look, input_signature=self._reader.signature, autograph=False).get_concrete_function()
+        except ModelError:
+            raise
+        except Exception as error:  # layers raise every kind of exception for inputs that they were not made for
+            raise ModelError(f"the model cannot run on a batch of texts: {first_line(error)}") from error
         return result[0]
 
     def _compile(self, *, live: bool) -> Any:
@@ -228,6 +232,11 @@ class TappedEncoder:
         together = self.encode(tokens, keys=keys, taps=["pre_dropout"], pass_=pass_)["pre_dropout"][1]
         alone = self.encode(tokens.take(second), keys=keys[second], taps=["pre_dropout"], pass_=pass_)["pre_dropout"][0]
         return not np.allclose(alone, together, atol=1e-4, rtol=1e-4)
+
+
+def first_line(error: Exception) -> str:
+    """What a library's long message begins with."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
 @dataclass(frozen=True)
