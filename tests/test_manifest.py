@@ -252,7 +252,7 @@ def test_foreign_json_is_an_error(text):
         (lambda data: data["model"]["sites"][0].update(colour="red"), "sites: unknown field 'colour'"),
         (lambda data: data.update(seed="7"), "the field 'seed' is '7'"),
         (lambda data: data.update(passes=True), "the field 'passes' is True"),
-        (lambda data: data.update(schema="1"), "is of schema .1., which),
+        (lambda data: data.update(schema="1"), "is of schema .1., which"),
         (lambda data: data.update(schema=0), "is of schema 0, which"),
         (lambda data: data.update(modes=["dreaming"]), "dreaming"),
         (lambda data: data.update(seed=-1), "seed is -1"),
