@@ -28,7 +28,7 @@ _INNER_SITE = 1
 
 def load(location: str, options: LoadOptions) -> FakeEncoder:
     """``fake:`` or ``fake:WIDTH`` (default 16)."""
-    if location and not location.isdecimal():
+    if location and not (location.isdecimal() and int(location)):
         raise ModelFormatError(f"fake:{location} is no model", "The form is fake: or fake:WIDTH, for example fake:64")
     return FakeEncoder(width=int(location or 16), rate=0.1 if options.rate is None else options.rate)
 
