@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -292,13 +292,13 @@ def _rewrite(function: str, nodes: Any, draws: Draws) -> None:
         float_type = node.attr["dtype"].type or types_pb2.DT_FLOAT
         shape = node.input[position]
         shape_type = next((node.attr[name].type for name in ("T", "shape_dtype") if name in node.attr), 0)
-        rate, direct = _rate(node.name, nodes) if kind == "uniform" else (None, False)
+        rate, is_mask = _rate(node.name, nodes) if kind == "uniform" else (None, False)
         number = draws.add(
             GraphSite(
                 _path(node.name),
                 function,
                 rate,
-                "mask" if direct else kind,
+                "mask" if is_mask else kind,
                 dtypes.as_dtype(float_type).as_numpy_dtype.__name__,
             )
         )
@@ -319,27 +319,41 @@ def _rewrite(function: str, nodes: Any, draws: Draws) -> None:
 
 
 def _rate(name: str, nodes: Any) -> tuple[float | None, bool]:
-    """The rate a uniform draw is compared with, and whether nothing comes between the two."""
-    constants = {node.name: node for node in nodes if node.op == "Const"}
-    front, direct = {name}, True
-    # TensorFlow before 2.4 scaled and shifted the draw by 1 and 0 first.
-    for _ in range(3):
-        users = [node for node in nodes if any(source.split(":")[0] in front for source in node.input)]
-        for node in users:
-            if node.op == "GreaterEqual" and node.input[0].split(":")[0] in front:
-                constant = constants.get(node.input[1].split(":")[0])
-                if constant is None:
-                    return None, False
-                from tensorflow import make_ndarray
-
-                value = make_ndarray(constant.attr["value"].tensor)
-                rate = float(value) if value.size == 1 else None
-                # The float32 nearest to 0.1 is written 0.1.
-                usable = rate is not None and 0.0 <= rate < 1.0
-                return (float(str(np.float32(rate))), direct and len(users) == 1) if usable else (None, False)
-        front = {node.name for node in users if node.op in {"Mul", "Add", "AddV2", "Identity", "Cast"}}
-        direct = False
+    """The rate that a uniform draw is compared with, and whether that is all it is used for."""
+    by_name = {node.name: node for node in nodes}
+    # Some versions of TensorFlow scale and shift the draw by 1 and 0 first.
+    for _ in range(4):
+        users = [node for node in nodes if any(_source(entry) == name for entry in node.input)]
+        if len(users) != 1:
+            break
+        user = users[0]
+        others = [_constant(by_name.get(_source(entry)), by_name) for entry in user.input if _source(entry) != name]
+        if user.op == "GreaterEqual" and _source(user.input[0]) == name:
+            rate = others[0] if others else None
+            # The float32 nearest to 0.1 is written 0.1.
+            return (float(str(np.float32(rate))), True) if rate is not None and 0 <= rate < 1 else (None, False)
+        if (user.op, others) not in [("Mul", [1.0]), ("Add", [0.0]), ("AddV2", [0.0]), ("Identity", []), ("Cast", [])]:
+            break
+        name = user.name
     return None, False
+
+
+def _source(entry: str) -> str:
+    """The node that an input comes from: ``a/b:output:0`` is output of ``a/b``, ``^a/b`` only waits for it."""
+    return entry.removeprefix("^").split(":")[0]
+
+
+def _constant(node: Any, by_name: Mapping[str, Any]) -> float | None:
+    """The number that a node gives, if it is a constant or the difference of two."""
+    from tensorflow import make_ndarray
+
+    if node is not None and node.op == "Const":
+        value = make_ndarray(node.attr["value"].tensor)
+        return float(value) if value.size == 1 and value.dtype.kind in "fV" else None  # V: bfloat16
+    if node is not None and node.op == "Sub":
+        parts = [_constant(by_name.get(_source(entry)), by_name) for entry in node.input[:2]]
+        return parts[0] - parts[1] if parts[0] is not None and parts[1] is not None else None
+    return None
 
 
 def _path(name: str) -> str:

@@ -122,9 +122,11 @@ def save_encoder(folder: Path, seed: int, *, odd: Odd = "", activation: str = "g
     specs = {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in names}
     root = tf.train.Checkpoint()
     root.variables, root.trainable_variables, root.__call__ = model.weights, model.trainable_weights, call
-    signature = call.get_concrete_function(specs, training=False)
-    call.get_concrete_function(specs, training=True)
-    tf.saved_model.save(root, str(folder), {"serving_default": signature})
+    for training in (False, True):
+        call.get_concrete_function(specs, training=training)
+    # Signatures cannot hold the list of layers.
+    flat = tf.function(lambda inputs: {name: call(inputs)[name] for name in ("pooled_output", "sequence_output")})
+    tf.saved_model.save(root, str(folder), {"serving_default": flat.get_concrete_function(specs)})
     return folder
 
 
