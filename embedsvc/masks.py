@@ -92,13 +92,18 @@ def keep(
 
 
 def dropout(x: NDArray[np.float32], kept: NDArray[np.bool_], rate: float) -> NDArray[np.float32]:
-    """Inverted dropout, as Keras has it: ``x * kept / (1 - rate)``, float32, shapes broadcast.
+    """Inverted dropout, as Keras has it: ``x * kept / (1 - rate)``, in float32.
+
+    `x` broadcasts to the shape of `kept`. A dropped unit is 0 whatever it was, infinity and NaN too.
 
     >>> dropout(np.float32([2, 4]), np.array([True, False]), 0.5).tolist()
     [4.0, 0.0]
     """
-    # where, not a product: a masked infinity or NaN is 0, as in Keras, and -0.0 never appears.
-    return np.where(kept, x * np.float32(1.0 / (1.0 - rate)), np.float32(0.0))
+    # The bits of a float under a mask of ones or zeros: np.where says the same at a third of the speed.
+    bits = np.negative(kept.view(np.int8), dtype=np.int32)
+    scaled = np.asarray(x * np.float32(1.0 / (1.0 - rate)), dtype=np.float32)
+    np.bitwise_and(bits, scaled.view(np.int32), out=bits)
+    return bits.view(np.float32)
 
 
 def _runs(passes: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -74,7 +74,7 @@ class FakeEncoder:
             digest=digest.hexdigest(),
             vocab_digest="",
             max_tokens=self._max_tokens,
-            taps=dict.fromkeys(vectors, width) | {"logits": self.head.n_classes or 0},
+            taps={**dict.fromkeys(vectors, int(width)), "logits": self.head.n_classes or 0},
             sites=(
                 DropoutSite("head/dropout", self._rate, (Mode.TRAINING, Mode.HEAD)),
                 DropoutSite("embeddings/dropout", self._rate),
