@@ -19,7 +19,7 @@ from embedsvc.errors import ModelError, ModelFormatError
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.graph import Draws, read_graph, rewritten
 from embedsvc.models.hub import HubTokenizer
-from embedsvc.models.instrument import Instrument
+from embedsvc.models.instrument import Instrument, walk
 from embedsvc.models.keyed import Trace
 from embedsvc.models.readers import PackedIds, Strings
 from embedsvc.models.saved import digest_folder, loading_error
@@ -80,7 +80,8 @@ class SavedModelEncoder:
             notes=notes,
         )
         self.head = self._tapped.head
-        self.spec = self._describe(draws)
+        has_graphs = any(_is_opaque(layer) for _, layer in walk(model) if layer is not preprocess)
+        self.spec = self._describe(draws) if draws.sites and has_graphs else self._tapped.spec
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """See `Encoder`."""
@@ -95,8 +96,6 @@ class SavedModelEncoder:
     def _describe(self, draws: Draws) -> ModelSpec:
         """The spec of the layers, and what two trial passes show of the graphs."""
         spec = self._tapped.spec
-        if not draws.sites:
-            return spec
         logs = []
         for n in (2, 3):  # two row counts, so that a folded axis is not taken for the batch
             self._try_out(n)
@@ -263,6 +262,11 @@ def _layer_giving(model: Any, output: str) -> Any:
         if len(getattr(layer, "inbound_nodes", [])) == 1 and isinstance(layer.output, dict) and output in layer.output
     ]
     return found[0] if len(found) == 1 else None
+
+
+def _is_opaque(layer: Any) -> bool:
+    """Whether Keras knew no class for the layer, and calls the graph that was saved for it."""
+    return "RevivedLayer" in {base.__name__ for base in type(layer).__mro__}
 
 
 def _encoder_taps(trace: Trace, _: Sequence[Any]) -> dict[str, Any]:
