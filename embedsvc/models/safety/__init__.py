@@ -9,13 +9,14 @@ take all memory or meet a bug in one of them. For models from strangers, run in 
 """
 
 from embedsvc.models.safety.hugging_face import check_hugging_face_folder, check_safetensors
-from embedsvc.models.safety.keras_files import check_keras_archive, check_keras_h5
+from embedsvc.models.safety.keras_files import check_keras_archive, check_keras_h5, check_keras_weights
 from embedsvc.models.safety.saved_model import scan_saved_model
 
 __all__ = [
     "check_hugging_face_folder",
     "check_keras_archive",
     "check_keras_h5",
+    "check_keras_weights",
     "check_safetensors",
     "scan_saved_model",
 ]

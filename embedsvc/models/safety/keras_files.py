@@ -13,7 +13,7 @@ from typing import IO, Any
 from embedsvc.errors import ModelFormatError, UnsafeModelError
 from embedsvc.models.safety.keras_config import TRUST_HINT, check_config_text
 
-__all__ = ["check_keras_archive", "check_keras_h5"]
+__all__ = ["check_keras_archive", "check_keras_h5", "check_keras_weights"]
 
 _MAX_MEMBERS = 10_000
 _MAX_CONFIG = 64 << 20
@@ -76,6 +76,12 @@ def check_keras_h5(path: Path, *, trust: bool = False) -> None:
             )
         if not trust:
             check_config_text(config, f"{path}, model_config")
+
+
+def check_keras_weights(path: Path, *, trust: bool = False) -> None:
+    """Check an HDF5 file of weights alone, as presets have it. Parameters and errors as in `check_keras_archive`."""
+    with _reading(path), path.open("rb") as file:
+        _check_hdf5(file, str(path), trust=trust)
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> set[str]:

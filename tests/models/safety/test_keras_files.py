@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from embedsvc.errors import ModelFormatError, UnsafeModelError
-from embedsvc.models.safety import check_keras_archive, check_keras_h5, keras_files
+from embedsvc.models.safety import check_keras_archive, check_keras_h5, check_keras_weights, keras_files
 
 
 def layer(class_name: str, module: str | None = "keras.layers", name: str = "x", **config: object) -> dict[str, object]:
@@ -82,6 +82,11 @@ HOSTILE = {
     "another module's class": (layer("Popen", "subprocess"), "the class 'Popen' comes from 'subprocess'"),
     "another module's function": (layer("Dense", activation=function("system", "os")), "the function 'system'"),
     "Python's own function": (layer("Dense", activation=function("eval")), "'eval' is Python's own"),
+    "another module's activation": (
+        layer("Dense", activation=function("relu", "evil.activations")),
+        "the function 'relu'",
+    ),
+    "what is no layer of Keras": (layer("CSVLogger", "keras.callbacks", filename="/tmp/x"), "'CSVLogger'"),
     "a custom layer": (layer("Own", "my_package", "own"), "the class 'Own' comes from 'my_package'.*layer 'own'"),
     "a download": (layer("Dense", activation=function("get_file", "keras.utils")), "get_file"),
     "a download by another way": (layer("Dense", activation=function("utils.get_file", "keras")), "get_file"),
@@ -94,6 +99,7 @@ HOSTILE = {
     "a file as vocabulary": (layer("StringLookup", vocabulary="/etc/passwd"), "from the file '/etc/passwd'"),
     "a TensorFlow op": (layer("TensorFlowOpLayer", None, node_def="{}"), "TensorFlow op"),
     "a TensorFlow file call": (layer("TFOpLambda", None, function="io.write_file"), "'io.write_file'"),
+    "a TensorFlow loader": (layer("TFOpLambda", None, function="saved_model.load"), "'saved_model.load'"),
     "an old file call": (layer("TFOpLambda", None, function="compat.v1.write_file"), "write_file"),
     "a Python call": (layer("TFOpLambda", "tf_keras.layers", function="py_function"), "py_function"),
     "a raw op": (layer("TFOpLambda", None, function="raw_ops.ReadFile"), "ReadFile"),
@@ -104,6 +110,10 @@ HOSTILE = {
     "a foreign type": (
         {"class_name": "__typespec__", "spec_name": "Popen", "module": "subprocess", "config": []},
         "'Popen' comes from 'subprocess'",
+    ),
+    "another module's type": (
+        {"class_name": "__typespec__", "spec_name": "EvilSpec", "module": "evil", "config": []},
+        "'EvilSpec' comes from 'evil'",
     ),
     "a jsonpickle object": ({"py/reduce": [{"py/type": "os.system"}]}, "py/reduce"),
     "a class that is no name": ({"class_name": ["Lambda"], "config": {}}, "is no name"),
@@ -273,12 +283,14 @@ def test_a_torn_h5_is_noticed_wherever_it_ends(tmp_path):
     whole = path.read_bytes()
     for size in range(0, len(whole), 97):
         path.write_bytes(whole[:size])
-        with pytest.raises(ModelFormatError):
-            check_keras_h5(path)
+        for check in (check_keras_h5, check_keras_weights):
+            with pytest.raises(ModelFormatError):
+                check(path)
 
 
-def test_weights_alone_are_no_model(tmp_path):
+def test_weights_alone_pass_as_weights_but_are_no_model(tmp_path):
     (tmp_path / "m.h5").write_bytes(weights())
+    check_keras_weights(tmp_path / "m.h5")
     with pytest.raises(ModelFormatError, match="model_config is missing"):
         check_keras_h5(tmp_path / "m.h5")
 
@@ -308,7 +320,9 @@ def virtual_dataset(file):
 def test_hdf5_that_reaches_into_other_files_is_refused(tmp_path, write, message):
     h5 = write_h5(tmp_path / "m.h5", model_of(), write)
     archive = write_archive(tmp_path / "m.keras", model_of(), {"model.weights.h5": weights(write)})
-    for check, path in ((check_keras_h5, h5), (check_keras_archive, archive)):
+    alone = tmp_path / "model.weights.h5"
+    alone.write_bytes(weights(write))
+    for check, path in ((check_keras_h5, h5), (check_keras_archive, archive), (check_keras_weights, alone)):
         with pytest.raises(UnsafeModelError, match=message):
             check(path)
         check(path, trust=True)
