@@ -268,11 +268,16 @@ class _Arrays:
         # The parts of the set it was made from, so that whatever is drawn comes out the same.
         self.sizes = tuple(min(size, rows - start) for start in range(0, rows, size))
         self.columns = frozenset(self._members)
-        for name in (*columns_of(self.manifest), "labelled", *self.columns.intersection(self.manifest.variants)):
-            vector = name in self.manifest.variants
-            shape = (rows, self.manifest.width(name)) if vector else (rows,)
-            if name not in self._members or self._array(name).shape != shape:
-                raise StoreError(f"{path} is damaged: {name} is missing or not of shape {shape}", "Make it again.")
+        kinds = {"id": "U", "text": "U", "label": "U", "labelled": "b1", "n_tokens": "i8", "truncated": "b1"}
+        stored = (*self.manifest.stored, *self.columns.intersection(self.manifest.variants))
+        expected = {name: (kind, (rows,)) for name, kind in kinds.items()} | {
+            name: ("f4", (rows, self.manifest.width(name))) for name in stored
+        }
+        for name, (kind, shape) in expected.items():
+            array = self._array(name) if name in self._members else None
+            if array is None or array.shape != shape or not array.dtype.str[1:].startswith(kind):
+                found = "missing" if array is None else f"{array.dtype} of shape {array.shape}"
+                raise StoreError(f"{path} is damaged: {name} is {found}, expected shape {shape}", "Make it again.")
 
     def part(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
         start = number * self.manifest.rows_per_part

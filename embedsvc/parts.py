@@ -232,16 +232,16 @@ def digest(table: pa.Table) -> str:
 
 
 def numpy_values(column: pa.ChunkedArray) -> NDArray[Any]:
-    """A column of numbers, booleans or vectors; nulls are -1. Without `pyarrow.compute`, which imports pandas."""
+    """A column of numbers, booleans or vectors; nulls are -1. Arrow's own `to_numpy` would import pandas."""
     import pyarrow as pa
 
     if _is_vector(column.type):
         width = column.type.list_size
-        vectors = [chunk.flatten().to_numpy().reshape(-1, width) for chunk in column.chunks]
+        vectors = [_raw(chunk.flatten(), "<f4").reshape(-1, width) for chunk in column.chunks]
         return vectors[0] if len(vectors) == 1 else np.concatenate([np.empty((0, width), np.float32), *vectors])
     if pa.types.is_boolean(column.type):
         return np.concatenate([np.empty(0, np.bool_), *(_bits(chunk, 1) for chunk in column.chunks)])
-    numbers = [np.frombuffer(chunk.buffers()[1], "<i8")[chunk.offset :][: len(chunk)] for chunk in column.chunks]
+    numbers = [_raw(chunk, "<i8") for chunk in column.chunks]
     known = [_known(chunk) for chunk in column.chunks]
     return np.concatenate([np.empty(0, np.int64), *map(np.where, known, numbers, [-1] * len(known))])
 
@@ -252,8 +252,17 @@ def _is_vector(kind: pa.DataType) -> bool:
     return bool(pa.types.is_fixed_size_list(kind))
 
 
+def _raw(array: pa.Array, code: str) -> NDArray[Any]:
+    """Numbers of an Arrow array, whatever stands where it has nulls."""
+    if not len(array):
+        return np.empty(0, code)
+    return np.frombuffer(array.buffers()[1], code)[array.offset :][: len(array)]
+
+
 def _bits(array: pa.Array, buffer: int) -> NDArray[np.bool_]:
     """A bitmap of an Arrow array."""
+    if not len(array):
+        return np.empty(0, np.bool_)
     bits = np.unpackbits(np.frombuffer(array.buffers()[buffer], np.uint8), bitorder="little")
     return bits[array.offset :][: len(array)].astype(np.bool_)
 
