@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc.models.graph import GraphSite
+from embedsvc.models.draws import GraphSite
 
 __all__ = ["lift"]
 

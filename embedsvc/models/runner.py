@@ -11,7 +11,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from embedsvc.errors import ModelFormatError
-from embedsvc.models.graph import Draws, rewritten
+from embedsvc.models.draws import Draws
+from embedsvc.models.graph import rewritten
 from embedsvc.models.saved import describe_signatures, open_saved_model
 from embedsvc.types import DropoutSite, Mode, Pass, Vectors
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from embedsvc.errors import ModelError, ModelFormatError
 from embedsvc.models.base import LoadOptions
-from embedsvc.models.graph import Draws, read_graph, rewritten
+from embedsvc.models.draws import Draws
+from embedsvc.models.graph import read_graph, rewritten
 from embedsvc.models.hub import HubTokenizer
 from embedsvc.models.instrument import Instrument, walk
 from embedsvc.models.keyed import Trace

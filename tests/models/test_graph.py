@@ -9,7 +9,8 @@ import pytest
 
 from embedsvc import masks
 from embedsvc.errors import ModelFormatError
-from embedsvc.models.graph import Draws, read_graph, rewritten
+from embedsvc.models.draws import Draws
+from embedsvc.models.graph import read_graph, rewritten
 from embedsvc.types import Mode, Pass
 
 pytestmark = pytest.mark.tensorflow
@@ -126,15 +127,32 @@ def test_a_folded_axis_makes_masks_positional_and_passes_still_repeat(tmp_path: 
     assert not np.array_equal(run(module, draws, [2]), run(module, draws)[2:3])
 
 
-def test_a_layer_called_twice_draws_twice(tmp_path: Path) -> None:
+def test_a_function_called_twice_draws_twice_and_repeats(tmp_path: Path) -> None:
     import tensorflow as tf
 
-    shared = tf.function(dropout)
-    module, draws = settled(save(tmp_path, lambda x: tf.stack([shared(x), shared(shared(x) + 1)])))
-    assert draws.masks == "positional", "which call comes first is not ours to say"
-    once, twice = run(module, draws)
-    assert not np.array_equal(once > 0, twice > 1 / (1 - RATE))
-    np.testing.assert_array_equal(run(module, draws)[0], once)
+    inner = tf.function(dropout)
+    shared = tf.function(lambda x: inner(x) + inner(x))
+    module, draws = settled(save(tmp_path, lambda x: tf.stack([shared(x), shared(shared(x))])))
+    assert draws.masks == "keyed"
+    assert len(draws.live) == 6
+    first = run(module, draws)
+    for _ in range(20):
+        np.testing.assert_array_equal(run(module, draws), first)
+    np.testing.assert_array_equal(run(module, draws, [2, 0]), first[:, [2, 0]])
+    assert not np.array_equal(first[0] == 0, first[1] == 0)
+
+
+def test_dropout_in_a_loop_is_not_promised_to_repeat(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    def looped(x: Any) -> Any:
+        return tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, dropout(y)), (0, x))[1]
+
+    module, draws = settled(save(tmp_path, looped))
+    assert not draws.repeatable
+    assert draws.masks == "positional"
+    # Each turn has a mask of its own: 0.7 ** 3 are left of all units, not 0.7.
+    assert (run(module, draws) > 0).mean() < 0.5
 
 
 def test_noise_is_keyed_as_well(tmp_path: Path) -> None:
