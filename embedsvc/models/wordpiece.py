@@ -27,6 +27,8 @@ class WordPiece:
     Attributes
     ----------
     cls_id, sep_id, pad_id : int
+    size : int
+        One more than the highest id.
     digest : str
         SHA-256 (hex) of what decides the ids.
     """
@@ -36,7 +38,8 @@ class WordPiece:
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self.digest = digest
-        self.size: int = tokenizer.get_vocab_size()
+        # Not the number of entries: a vocabulary may have gaps, or name a word twice.
+        self.size: int = max(tokenizer.get_vocab().values(), default=-1) + 1
         self.cls_id, self.sep_id, self.pad_id = (self._special(name) for name in ("[CLS]", "[SEP]", "[PAD]"))
 
     def _special(self, name: str) -> int:
@@ -49,7 +52,12 @@ class WordPiece:
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], ...]:
         """Token ids of each text, int32."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError:
+            # A lone surrogate has no UTF-8; "?" is what Python's own replacement gives.
+            valid = [text.encode("utf-8", "replace").decode() for text in texts]
+            encodings = self._tokenizer.encode_batch_fast(valid, add_special_tokens=False)
         return tuple(np.array(encoding.ids, dtype=np.int32) for encoding in encodings)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
@@ -118,4 +126,6 @@ def _tokenizer_config(folder: Path) -> dict[str, Any]:
         data = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError) as error:
         raise ModelFormatError(f"{path} is no JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ModelFormatError(f"{path} holds no JSON object")
     return {key: data[key] for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars") if key in data}
