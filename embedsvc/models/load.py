@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -69,8 +70,10 @@ def load_model(uri: str, options: LoadOptions | None = None, **changes: object) 
             str(path), replace(options, name=uri, rate=named.rate if options.rate is None else options.rate)
         )
     scheme, colon, location = uri.partition(":")
-    # A single letter is a Windows drive, not a scheme.
-    if colon and len(scheme) > 1 and not Path(uri).exists():
+    # A single letter is a Windows drive, and a folder may have a colon in its name.
+    if colon and len(scheme) > 1 and not set(scheme) & set("/\\") and not Path(uri).exists():
+        if not location and SCHEMES.get(scheme, "fake:") != SCHEMES["fake"]:
+            raise ModelFormatError(f"{uri} names no model", f"{uri} is followed by {SCHEMES[scheme]}.")
         if scheme in LOADERS and scheme != "fake":
             import_tensorflow()
         return LOADERS[scheme](location, options)
@@ -90,10 +93,12 @@ def recognise(path: Path) -> str:
     from embedsvc import catalog
 
     if not path.exists():
+        near = difflib.get_close_matches(str(path), catalog.MODELS, n=1)
+        guess = f"Did you mean {near[0]!r}? " if near else ""
         raise ModelFormatError(
             f"no model named {str(path)!r}, and no such file or folder",
-            f"Named models: {', '.join(catalog.MODELS)}. Or give a path, or scheme:location with a scheme out of: "
-            f"{', '.join(LOADERS)}",
+            f"{guess}Named models: {', '.join(catalog.MODELS)}. Or give a path, or scheme:location with a scheme out "
+            f"of: {', '.join(LOADERS)}",
         )
     if path.is_file():
         if path.suffix in {".keras", ".h5", ".hdf5"}:
