@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -162,6 +166,7 @@ def extract(sources: tuple[str, ...], out: str, **options: Any) -> None:  # noqa
 def print_summary(summary: Summary, *, as_json: bool) -> None:
     """What was done, and what to try next."""
     from embedsvc.manifest import summarise
+    from embedsvc.types import Variant
 
     manifest = summary.manifest
     rate = summary.new_rows / summary.seconds if summary.new_rows else 0.0
@@ -181,11 +186,8 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
         }
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    speed = (
-        f"{rate:,.0f} ({summary.new_tokens / summary.seconds:,.0f} tokens/s)"
-        if summary.new_rows
-        else "nothing new to do"
-    )
+    passes = len({(variant.mode, variant.index) for variant in map(Variant.parse, manifest.stored)})
+    speed = f"{rate:,.0f} texts/s" + (f" through {passes} passes each" if passes > 1 else "")
     skipped = f"{manifest.rejected:,}" + (f", listed in {summary.rejected_path}" if summary.rejected_path else "")
     print_pairs(
         [
@@ -196,7 +198,7 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
             ("tokens", f"{manifest.tokens:,}"),
             ("truncated", f"{manifest.truncated:,}"),
             ("skipped", skipped),
-            ("texts/s", speed),
+            ("speed", speed if summary.new_rows else "nothing new to do"),
             ("model", manifest.model.uri),
             ("stored", summarise(manifest.stored)),
             *(("identical", f"{name} = {other}") for name, other in manifest.identical.items()),
@@ -208,8 +210,18 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
         click.echo(f"\nNote: {note}")
     path = str(summary.path)
     click.echo("\nTry next:")
-    click.echo(f"  embedsvc show {shlex.quote(path)}")
+    click.echo(f"  {_as_typed(sys.argv[0], 'embedsvc')} show {shlex.quote(path)}")
     if not set(path) & set("\\'\"$`!"):  # else no way to quote it reads well
         variant = manifest.variants[-1]
         command = f"from embedsvc import EmbeddingSet; print(EmbeddingSet.read('{path}')['{variant}'])"
-        click.echo(f'  python -c "{command}"')
+        click.echo(f'  {_as_typed(sys.executable, "python")} -c "{command}"')
+
+
+def _as_typed(program: str, name: str) -> str:
+    """The name of a program where typing it runs this very one, else its path."""
+    found = shutil.which(name)
+    # Compared without following links: an environment's python is a link to one that lacks its packages.
+    if Path(program).suffix == ".py" or (found and os.path.abspath(found) == os.path.abspath(program)):
+        return name
+    path = os.path.relpath(program)
+    return shlex.quote(program if path.startswith("..") else path)
