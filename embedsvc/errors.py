@@ -3,6 +3,7 @@
 EmbedsvcError                    one clear problem, and a hint that says what to do next
 ├── UnknownNameError             a registry has no such name
 ├── SettingsError                options that contradict each other or lie out of range
+├── DegenerateInputError         vectors or labels for which a number has no value (says which, and how many)
 ├── InputError                   a text source cannot be read as asked (names file and row)
 │   └── DuplicateIdError         two rows share an id (names both places)
 ├── ModelError                   a model cannot be loaded or does not have what was asked for
@@ -19,6 +20,7 @@ EmbedsvcError                    one clear problem, and a hint that says what to
 from __future__ import annotations
 
 __all__ = [
+    "DegenerateInputError",
     "DuplicateIdError",
     "EmbedsvcError",
     "FetchError",
@@ -62,6 +64,10 @@ class UnknownNameError(EmbedsvcError, KeyError):
 
 class SettingsError(EmbedsvcError):
     """Options contradict each other or lie outside their range."""
+
+
+class DegenerateInputError(EmbedsvcError):
+    """What was asked has no value for these vectors or labels: constant, not finite, or too few."""
 
 
 class InputError(EmbedsvcError):
