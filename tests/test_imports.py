@@ -25,7 +25,7 @@ LAYERS = {
         *("models", "texts", "batching", "catalog", "head"),
         *("manifest", "parts", "store", "embeddings", "formats"),
     },
-    "foundations": {"masks", "registry"},
+    "foundations": {"masks", "registry", "neighbors"},
     "values": {"types"},
     "errors": {"errors"},
 }
