@@ -38,7 +38,7 @@ def load(location: str, options: LoadOptions) -> BertEncoder:
         If the folder is no BERT, is torn, or holds pickled weights only.
     """
     folder = Path(location)
-    safety.check_hugging_face_folder(folder)
+    notes = list(safety.check_hugging_face_folder(folder))
     data = _read_json(folder / "config.json")
     config = read_config(data, folder)
     tensors = _read_tensors(folder / "model.safetensors")
@@ -46,12 +46,12 @@ def load(location: str, options: LoadOptions) -> BertEncoder:
     tokenizer = load_tokenizer(folder)
     if tokenizer.size > len(weights["word"]):
         raise ModelFormatError(
-            f"{folder}: the vocabulary has {tokenizer.size} entries, the word embeddings {len(weights['word'])}",
+            f"{folder}: the vocabulary has ids up to {tokenizer.size - 1}, but there are {len(weights['word'])} word "
+            "embeddings",
             "The vocabulary belongs to another model.",
         )
-    head = _read_head(data, tensors, config, options)
-    notes = []
     has_pooler = "pooler.kernel" in weights
+    head = _read_head(data, tensors, config, options, folder, has_pooler=has_pooler)
     if head.kernel is None:
         notes.append(_untrained_note(tensors, has_pooler))
     return BertEncoder(
@@ -97,6 +97,13 @@ def read_config(data: dict[str, Any], folder: Path) -> BertConfig:
         raise ModelFormatError(f"{folder}: config.json lacks or garbles {error}") from error
     if config.n_heads <= 0 or config.width % config.n_heads:
         raise ModelFormatError(f"{folder}: width {config.width} cannot be split into {config.n_heads} heads")
+    if config.n_layers <= 0:
+        raise ModelFormatError(f"{folder}: config.json says num_hidden_layers {config.n_layers}, expected at least 1")
+    for key, rate in (
+        ("hidden_dropout_prob", config.hidden_rate),
+        ("attention_probs_dropout_prob", config.attention_rate),
+    ):
+        _check_rate(rate, key, folder)
     return config
 
 
@@ -158,21 +165,48 @@ def read_weights(tensors: dict[str, NDArray[np.float32]], config: BertConfig, fo
     return weights
 
 
-def _read_head(data: dict[str, Any], tensors: dict[str, Any], config: BertConfig, options: LoadOptions) -> Head:
+def _read_head(
+    data: dict[str, Any],
+    tensors: dict[str, NDArray[np.float32]],
+    config: BertConfig,
+    options: LoadOptions,
+    folder: Path,
+    *,
+    has_pooler: bool,
+) -> Head:
     rate = options.rate
     if rate is None:
         rate = data.get("classifier_dropout")
-    if rate is None:  # transformers' rule: classifier_dropout, and where it is null the hidden rate
-        rate = config.hidden_rate
-    kernel = tensors.get("classifier.weight")
-    if kernel is None:
+        if rate is None:  # transformers' rule: classifier_dropout, and where it is null the hidden rate
+            rate = config.hidden_rate
+        _check_rate(rate, "classifier_dropout", folder)
+    kernel, bias = tensors.get("classifier.weight"), tensors.get("classifier.bias")
+    if kernel is None or not has_pooler:  # without a pooler the classifier is one of tokens
         return Head(rate)
-    names = data.get("id2label") or {}
-    classes = tuple(str(names[key]) for key in sorted(names, key=int)) if len(names) == len(kernel) else ()
-    return Head(rate, np.ascontiguousarray(kernel.T), tensors.get("classifier.bias"), classes)
+    if kernel.ndim != 2 or kernel.shape[1] != config.width:
+        raise ModelFormatError(
+            f"{folder}: classifier.weight has shape {kernel.shape}, config.json implies (classes, {config.width})"
+        )
+    if bias is not None and bias.shape != kernel.shape[:1]:
+        raise ModelFormatError(f"{folder}: classifier.bias has shape {bias.shape}, expected {kernel.shape[:1]}")
+    names = data.get("id2label")
+    numbers = [str(number) for number in range(len(kernel))]
+    if not isinstance(names, dict) or names.keys() != set(numbers):
+        return Head(rate, np.ascontiguousarray(kernel.T), bias)
+    return Head(rate, np.ascontiguousarray(kernel.T), bias, tuple(str(names[number]) for number in numbers))
+
+
+def _check_rate(rate: object, key: str, folder: Path) -> None:
+    if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise ModelFormatError(f"{folder}: config.json says {key} {rate!r}, expected a rate from 0 to below 1")
 
 
 def _untrained_note(tensors: dict[str, Any], has_pooler: bool) -> str:
+    if not has_pooler and "classifier.weight" in tensors:
+        return (
+            "The model's classifier labels tokens and not texts (it has no pooler): pre_dropout is the [CLS] vector, "
+            "and there are no logits."
+        )
     if not has_pooler:
         return "The model has no pooler and no classifier: pre_dropout is the [CLS] vector, and there are no logits."
     bias = next(value for name, value in tensors.items() if name.endswith("pooler.dense.bias"))

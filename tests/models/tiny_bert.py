@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from embedsvc import masks
+from embedsvc.models.wordpiece import load_tokenizer
 from embedsvc.types import DropoutSite, Pass
 
 WORDS = (
@@ -192,6 +193,16 @@ def reference(
     if "pooler.dense.weight" in named:
         taps["pooled_output"] = np.tanh(dense(x[:, 0], "pooler.dense"))
     return taps
+
+
+def call_plainly(folder: Path, tensors: Tensors, config: dict[str, Any], texts: Sequence[str]) -> NDArray[np.float64]:
+    """What the folder's model gives in inference mode: logits where it is a classifier, else pooled_output."""
+    tokenizer = load_tokenizer(folder)
+    rows = [tokenizer.with_special(ids).tolist() for ids in tokenizer.encode_batch(texts)]
+    pooled = reference(tensors, config, rows)["pooled_output"]
+    if "classifier.weight" not in tensors:
+        return pooled
+    return pooled @ tensors["classifier.weight"].T + tensors["classifier.bias"]
 
 
 def _gelu_tanh(x: NDArray[Any]) -> NDArray[Any]:
