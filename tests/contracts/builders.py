@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.models import tiny_saved_models
+from tests.models import tiny_bert, tiny_saved_models
 
 __all__ = ["ENCODERS", "WORDS", "Built"]
 
@@ -171,6 +171,26 @@ def savedmodel(folder: Path, seed: int) -> Built:
     )
 
 
+def hf_bert(folder: Path, seed: int) -> Built:
+    return _hf(folder, seed, None)
+
+
+def hf_classifier(folder: Path, seed: int) -> Built:
+    return _hf(folder, seed, 3)
+
+
+def _hf(folder: Path, seed: int, n_classes: int | None) -> Built:
+    words = vocabulary(folder)
+    config = tiny_bert.CONFIG | {"vocab_size": len(words), "max_position_embeddings": 32}
+    tensors = tiny_bert.make_tensors(config, seed, n_classes=n_classes)
+    tiny_bert.write_folder(folder, tensors, config, words)
+    return Built(
+        f"hf:{folder}",
+        plain=lambda texts: tiny_bert.call_plainly(folder, tensors, config, texts),
+        plain_tap="pooled_output" if n_classes is None else "logits",
+    )
+
+
 def _plain(keras: Any, model: Any) -> Callable[[Sequence[str]], NDArray[np.float32]]:
     """The model called as it is, save for its softmax; each text beside one of one token only, so that none pads it."""
     import tensorflow as tf
@@ -190,4 +210,6 @@ ENCODERS: dict[str, Callable[[Path, int], Built]] = {
     "hub own graph": hub_own_graph,
     "hub positional": hub_positional,
     "savedmodel": savedmodel,
+    "hf bert": hf_bert,
+    "hf classifier": hf_classifier,
 }
