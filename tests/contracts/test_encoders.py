@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from embedsvc import masks
 from embedsvc.errors import UnknownTapError
 from embedsvc.models.base import HEAD_TAPS, Encoder, forward
 from embedsvc.models.load import load_model
@@ -70,6 +71,13 @@ def test_every_tap_can_be_had_alone(encoder: Encoder) -> None:
         alone = run(encoder, tap).vectors
         assert list(alone) == [tap]
         np.testing.assert_allclose(alone[tap], together[tap], atol=1e-5)
+
+
+def test_an_encoder_gives_what_was_asked_and_no_more(encoder: Encoder) -> None:
+    tokens = encoder.tokenize(["the film", "a"])
+    for tap in encoder.spec.taps:
+        if tap not in HEAD_TAPS:
+            assert list(encoder.encode(tokens, keys=masks.row_keys(["x", "y"]), taps=[tap], pass_=Pass())) == [tap]
 
 
 def test_vectors_tell_texts_apart(encoder: Encoder) -> None:

@@ -167,6 +167,16 @@ def test_a_head_at_rate_zero_says_that_it_drops_nothing(k, load):
     np.testing.assert_array_equal(run(encoder, "post_dropout", Pass(Mode.HEAD, 0, 1)), run(encoder))
 
 
+def test_the_digest_sees_the_body_as_well_as_the_head(k, load):
+    inputs, x = pooled(k)
+    model = classify(k, inputs, x)
+    before = load(model, "model.h5").spec.digest
+    assert load(model, "model.h5").spec.digest == before
+    body = model.layers[-3]
+    body.set_weights([weight + 1 for weight in body.get_weights()])
+    assert load(model, "model.h5").spec.digest != before
+
+
 # What is live, and whose masks
 
 
@@ -228,10 +238,11 @@ def test_recurrent_dropouts_follow_the_place_in_the_batch_but_repeat(k, load):
 
 
 def test_gaussian_dropout_and_a_mask_shared_by_the_batch_are_positional(k, load):
-    for layer in (k.layers.GaussianDropout(0.3), k.layers.Dropout(0.5, noise_shape=(1, 1, 8))):
+    for layer in (k.layers.GaussianDropout(0.3, name="own"), k.layers.Dropout(0.5, (1, 1, 8), name="own")):
         inputs, x = words(k)
         encoder = load(classify(k, inputs, k.layers.GlobalAveragePooling1D()(layer(x))))
         assert encoder.spec.masks == "positional"
+        assert encoder.spec.notes == ("Masks of own follow the row's place in its batch, not the text.",)
         live = run(encoder, pass_=TRAINING)
         assert live.tobytes() == run(encoder, pass_=TRAINING).tobytes()
         assert not np.allclose(live, run(encoder))
@@ -307,6 +318,16 @@ def test_a_bert_of_fixed_length_pads_to_it(k, load, tmp_path):
     assert (encoder.spec.max_tokens, encoder.spec.special_tokens) == (12, 2)
     assert len(encoder.spec.vocab_digest) == 64
     assert run(encoder).shape == (5, 24)
+
+
+def test_texts_run_padded_to_the_next_multiple_of_eight(k, load, tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]) + "\n")
+    inputs = [k.Input((None,), dtype="int32", name=name) for name in ("input_word_ids", "input_mask")]
+    x = k.layers.GlobalAveragePooling1D()(k.layers.Embedding(10, 8)(inputs[0]), mask=inputs[1])
+    encoder = load(classify(k, inputs, x))
+    tokens = encoder.tokenize(["the " * n for n in (7, 1, 6, 20)])
+    shapes = {tuple(rows): arrays[0].shape for rows, arrays in encoder._reader.batches(tokens)}
+    assert shapes == {(1, 2): (2, 8), (0,): (1, 16), (3,): (1, 24)}
 
 
 # Files
