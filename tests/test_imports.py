@@ -24,6 +24,7 @@ LAYERS = {
     "what verbs work with": {
         *("models", "texts", "batching", "catalog", "head"),
         *("manifest", "parts", "store", "embeddings", "formats"),
+        *("agreement", "variants"),
     },
     "foundations": {"masks", "registry", "neighbors"},
     "values": {"types"},
