@@ -261,12 +261,12 @@ class Store:
         if found and found.identity != self.manifest.identity:
             if not overwrite:
                 self._raise_mismatch(found, str(self._folder))
-            self._remove_own(keep_manifest=True)
             found = None
         if found and found.complete and not self._export and _intact(found, self.path):
             self._adopt(found)
             return
-        # The manifest stands before the first part: whatever is found later has its provenance.
+        # The manifest stands before the first part: whatever is found later has its provenance. Parts of a run that
+        # is overwritten go when stock is taken.
         if found is None or found.complete:
             self._write_manifest(self._folder / _MANIFEST, self.manifest)
         self._begun = True
@@ -294,16 +294,13 @@ class Store:
                 elif _is_litter(entry.name) and entry.name != _LOCK:
                     entry.unlink()
 
-    def _remove_own(self, *, keep_manifest: bool = False) -> None:
-        """Remove what `write` and `finish` put into the folder, the manifest last, and nothing else."""
+    def _remove_own(self) -> None:
+        """Empty the folder of a run whose file is finished, the manifest last; what others put there stays."""
         with disk_errors(self._folder):
             for entry in sorted(self._folder.iterdir()):
                 if parts.index_of(entry.name) is not None or (_is_litter(entry.name) and entry.name != _LOCK):
                     entry.unlink()
-            if not self._export:
-                (self._folder / _REJECTED).unlink(missing_ok=True)
-            if not keep_manifest:
-                (self._folder / _MANIFEST).unlink(missing_ok=True)
+            (self._folder / _MANIFEST).unlink(missing_ok=True)
 
     def _raise_mismatch(self, found: Manifest, place: str) -> None:
         state = "a finished set" if found.complete else "an unfinished run"

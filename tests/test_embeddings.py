@@ -4,6 +4,8 @@ import zipfile
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from embedsvc.embeddings import EmbeddingSet
@@ -160,6 +162,7 @@ def test_blocks_together_are_the_set(embeddings, rows):
     assert all(tuple(each.vectors) == embeddings.variants for each in got)
     for name in embeddings.variants:
         np.testing.assert_array_equal(np.concatenate([each.vectors[name] for each in got]), embeddings[name])
+        assert all(type(each.vectors[name]) is np.ndarray and each.vectors[name].flags.aligned for each in got)
 
 
 def test_asking_to_stream_what_is_not_there_fails_at_once(embeddings):
@@ -244,6 +247,18 @@ def test_a_part_that_vanished_is_an_error(tmp_path):
         embeddings["pre_dropout.inference"]
 
 
+def test_rows_or_columns_that_disagree_with_the_manifest_are_an_error(folder, tmp_path):
+    table = pq.read_table(folder / "out.parquet")
+    name = "pre_dropout.inference"
+    narrow = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(N, np.float32)), 1)
+    at = table.column_names.index(name)
+    for wrong in (table.drop_columns([name]), table[:9], table.set_column(at, name, narrow)):
+        wrong = wrong.replace_schema_metadata(table.schema.metadata)
+        pq.write_table(wrong, tmp_path / "x.parquet", row_group_size=4)
+        with pytest.raises(StoreError, match="x.parquet (holds 1 rows|does not fit)"):
+            EmbeddingSet.read(tmp_path / "x.parquet")[name]
+
+
 def repacked(source, path, **changes):
     """An npz with some arrays replaced, or left out where None."""
     with np.load(source) as file:
@@ -268,7 +283,7 @@ class Bomb:
         ({"pre_dropout.inference": np.zeros((N, 1), np.float32)}, r"of shape \(10, 1\)"),
         ({"pre_dropout.inference": None}, "pre_dropout.inference is missing"),
         ({"pre_dropout.inference": np.zeros((N, 16), np.float64)}, "float64"),
-        ({"pre_dropout.inference": np.full((N, 16), Bomb(), object)}, "object"),
+        ({"pre_dropout.inference": np.full((N, 16), Bomb(), object)}, "holds pickled objects"),
         ({"id": np.full(N, Bomb(), object)}, "object"),
     ],
 )

@@ -2,6 +2,7 @@ import csv
 import json
 import sys
 import tracemalloc
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -190,9 +191,11 @@ def test_floats_are_written_in_their_shortest_form(tmp_path):
     assert '"logits.inference": [0.1,0.1,0.1]' in (tmp_path / "x.jsonl").read_text()
 
 
-def test_npz_is_read_by_numpy_without_pickle(tmp_path):
+def test_npz_is_read_by_numpy_without_pickle_and_holds_no_time(tmp_path):
     write(tmp_path / "out", blocks(10))
     convert(tmp_path / "out", tmp_path / "x.npz")
+    with zipfile.ZipFile(tmp_path / "x.npz") as file:
+        assert {info.date_time for info in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     with np.load(tmp_path / "x.npz", allow_pickle=False) as file:
         assert set(file) == {"manifest", *PLAIN, "labelled", *MANIFEST.variants}
         assert file["id"].tolist() == [text.id for each in blocks(10) for text in each.texts]

@@ -93,6 +93,10 @@ def test_the_order_in_which_modes_are_asked_for_makes_no_difference():
     assert manifests[0].identity == manifests[1].identity
 
 
+def test_the_order_in_which_versions_are_found_makes_no_difference():
+    assert replace(MANIFEST, versions=dict(reversed(MANIFEST.versions.items()))) == MANIFEST
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [

@@ -147,7 +147,29 @@ def test_vectors_are_smaller_than_plain_floats(tmp_path):
     )
     column = pq.read_metadata(tmp_path / "out.parquet").row_group(0).column(5)
     assert column.path_in_schema.startswith("pre_dropout.inference")
+    assert "BYTE_STREAM_SPLIT" in column.encodings
     assert column.total_compressed_size < 0.93 * vectors.nbytes
+
+
+def test_the_digest_is_over_names_and_values_and_no_encoding():
+    table = parts.table_of(block(0), MANIFEST)
+    names = table.column_names
+    assert parts.digest(table) == parts.digest(pa.concat_tables([table[:1], table[1:]]))
+    assert parts.digest(table) != parts.digest(table.rename_columns([*names[:-1], "other"]))
+    others = {
+        "id": Text("other", block(0).texts[0].text, "joy"),
+        "text": replace(block(0).texts[0], text="other"),
+        "label": replace(block(0).texts[0], label=None),
+    }
+    for text in others.values():
+        other = block(0, [text, *block(0).texts[1:]])
+        assert parts.digest(table) != parts.digest(parts.table_of(other, MANIFEST))
+    for changes in (
+        {"n_tokens": block(0).n_tokens + 1},
+        {"truncated": ~block(0).truncated},
+        {"vectors": {name: -vectors for name, vectors in block(0).vectors.items()}},
+    ):
+        assert parts.digest(table) != parts.digest(parts.table_of(replace(block(0), **changes), MANIFEST))
 
 
 # What others read
@@ -312,6 +334,8 @@ def test_a_finished_directory_that_lost_a_part_is_mended(tmp_path, damage):
     with open_store(tmp_path / "out", MANIFEST) as store:
         assert store.done == {0, 2}
         assert not store.complete
+        with pytest.raises(StoreError, match="unfinished"):
+            pieces_of(tmp_path / "out")
     write(tmp_path / "out", blocks(10))
     assert snapshot(tmp_path) == before
 
