@@ -23,10 +23,10 @@ LAYERS = {
     "verbs": {"extraction"},
     "what verbs work with": {
         *("models", "texts", "batching", "catalog", "head"),
-        *("manifest", "parts", "store", "embeddings", "formats"),
+        *("manifest", "parts", "store", "embeddings", "formats", "metrics"),
         *("agreement", "variants"),
     },
-    "foundations": {"masks", "registry", "neighbors"},
+    "foundations": {"masks", "registry", "neighbors", "theory"},
     "values": {"types"},
     "errors": {"errors"},
 }

@@ -1,0 +1,485 @@
+"""How alike two representations of the same texts are: globally (CKA, Procrustes, RSA), text by text, and locally."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedsvc import neighbors
+from embedsvc.errors import DegenerateInputError, SettingsError
+from embedsvc.neighbors import NeighborGraph, check_vectors, unit_rows
+from embedsvc.registry import Registry
+from embedsvc.types import Vectors
+
+__all__ = [
+    "METRICS",
+    "Measure",
+    "Moments",
+    "alignment",
+    "cosine",
+    "knn_overlap",
+    "linear_cka",
+    "moments",
+    "procrustes",
+    "row_cosines",
+    "row_second_order",
+    "rsa",
+    "sample_rows",
+    "second_order_cosine",
+    "uniformity",
+]
+
+Floats = NDArray[np.float64]
+Blocks = Callable[[], Iterable[Sequence[Vectors]]]
+"""Starts a pass over the rows: each block holds the same rows of every representation."""
+
+RSA_TEXTS = 2_000  # pairs grow with the square: 2,000 texts have two million
+
+_ROWS = 4096  # a block of float64 at width 768 is 25 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A measure of likeness and what it promises; the contract tests hold it to every word.
+
+    Attributes
+    ----------
+    name : str
+    function : callable
+        Of two arrays (n, width); row i of both is the same text.
+    symmetric : bool
+    on_identical : float
+        Its value when both are the same.
+    invariances : frozenset of {"rotation", "scale", "shift"}
+        What may be done to *one* side without changing the value: an orthogonal map, a positive factor, a constant
+        vector added to all rows. What is not named here changes it.
+    closer : {"higher", "lower"}
+        Which values say that the two are more alike.
+    reference : str
+    """
+
+    name: str
+    function: Callable[[Vectors, Vectors], float]
+    symmetric: bool
+    on_identical: float
+    invariances: frozenset[Literal["rotation", "scale", "shift"]]
+    closer: Literal["higher", "lower"]
+    reference: str
+
+    def __call__(self, x: Vectors, y: Vectors) -> float:
+        """The value; see `function`."""
+        return self.function(x, y)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """Centred second moments of several representations of the same texts: all that linear CKA and Procrustes need.
+
+    Attributes
+    ----------
+    n : int
+    means : tuple of ndarray of shape (width,)
+    cross : mapping of (int, int) to ndarray of shape (width_i, width_j)
+        Σ (x - mean)(y - mean)ᵀ of representations i <= j, float64.
+    norms : ndarray of shape (n_representations,)
+        Σ‖x - mean‖².
+    products : ndarray of shape (n_representations, n_representations)
+        Σ ‖x - mean‖² · ‖y - mean‖².
+    """
+
+    n: int
+    means: tuple[Floats, ...]
+    cross: dict[tuple[int, int], Floats]
+    norms: Floats
+    products: Floats
+
+    def between(self, i: int, j: int) -> Floats:
+        """Σ (x - mean)(y - mean)ᵀ of representations i and j in that order, shape (width_i, width_j)."""
+        return self.cross[i, j] if (i, j) in self.cross else self.cross[j, i].T
+
+    def hsic(self, i: int, j: int) -> float:
+        """Unbiased estimate of ‖Cov(x, y)‖², times n(n - 3); may be negative.
+
+        References
+        ----------
+        Song et al. (2012), JMLR 13:1393, equation 5, of linear kernels.
+        """
+        n = self.n
+        cross = self.between(i, j)
+        a = np.einsum("ij,ij->", cross, cross)
+        return float(a - n / (n - 2) * self.products[i, j] + self.norms[i] * self.norms[j] / ((n - 1) * (n - 2)))
+
+    def cka(self, i: int, j: int) -> float:
+        """Debiased linear CKA; see `linear_cka`."""
+        _check_count(self.n)
+        return float(self.hsic(i, j) / np.sqrt(self.hsic(i, i) * self.hsic(j, j)))
+
+    def procrustes(self, i: int, j: int) -> float:
+        """Angular Procrustes distance; see `procrustes`."""
+        return _angle(self.rotation(i, j)[1] / np.sqrt(self.norms[i] * self.norms[j]))
+
+    def rotation(self, i: int, j: int) -> tuple[Floats, float]:
+        """The orthogonal map that turns i onto j best, and the nuclear norm of their cross-product.
+
+        The narrower side counts as filled up with zeros.
+        """
+        from scipy.linalg import orthogonal_procrustes
+
+        cross = self.between(i, j)
+        width = max(cross.shape)
+        square = np.zeros((width, width))
+        square[: cross.shape[0], : cross.shape[1]] = cross
+        rotation, nuclear = orthogonal_procrustes(np.eye(width), square)
+        return rotation[: cross.shape[0], : cross.shape[1]], float(nuclear)
+
+
+def moments(blocks: Blocks, *, pairs: Iterable[tuple[int, int]] | None = None, names: Sequence[str] = ()) -> Moments:
+    """Stream the moments of several representations, in memory that does not grow with the texts.
+
+    Parameters
+    ----------
+    blocks : callable
+        Starts a pass over the rows, and is called twice.
+    pairs : iterable of (int, int), optional
+        Cross-products that are needed; all by default. Each with itself is always there.
+    names : sequence of str, optional
+        What the representations are, for messages.
+
+    Raises
+    ------
+    DegenerateInputError
+        For NaN or infinite vectors, and a representation that is the same for every text.
+    """
+    n, shifts, sums, varies = 0, [], [], []
+    cross: dict[tuple[int, int], Floats] = {}
+    first: list[Vectors] = []
+    for block in blocks():
+        labels = names or [f"representation {i}" for i in range(len(block))]
+        if not first and len(block[0]):
+            first = [x[:1].copy() for x in block]
+            # Sums about a vector near the mean: about zero, a large mean would eat the digits of the variance.
+            shifts = [x.mean(axis=0, dtype=np.float64) for x in block]
+            sums = [np.zeros(x.shape[1]) for x in block]
+            varies = [False] * len(block)
+            every = [(i, j) for i in range(len(block)) for j in range(i, len(block))]
+            some = every if pairs is None else {(min(pair), max(pair)) for pair in pairs}
+            cross = {(i, j): np.zeros((len(sums[i]), len(sums[j]))) for i, j in every if i == j or (i, j) in some}
+        if len({len(x) for x in block}) > 1:
+            raise SettingsError(f"the representations have {', '.join(str(len(x)) for x in block)} rows")
+        for i, x in enumerate(block):
+            check_vectors(x, f"{labels[i]}, rows from {n}")
+            varies[i] = varies[i] or bool((x != first[i]).any())
+        moved = [x - shift for x, shift in zip(block, shifts, strict=True)]
+        for i, u in enumerate(moved):
+            sums[i] += u.sum(axis=0)
+        for (i, j), total in cross.items():
+            total += moved[i].T @ moved[j]
+        n += len(block[0])
+    _check_count(n)
+    for i, differs in enumerate(varies):
+        if not differs:
+            raise DegenerateInputError(
+                f"{labels[i]}: all {n:,} texts have the same vector, so nothing about it can be alike",
+                "Leave it out; a model that says the same of every text is broken or untrained.",
+            )
+    for (i, j), total in cross.items():
+        total -= np.outer(sums[i], sums[j]) / n
+    means = [shift + total / n for shift, total in zip(shifts, sums, strict=True)]
+    norms, products = np.zeros(len(means)), np.zeros((len(means), len(means)))
+    for block in blocks():
+        moved = [x - mean for x, mean in zip(block, means, strict=True)]
+        squared = np.stack([np.einsum("nd,nd->n", u, u) for u in moved])
+        norms += squared.sum(axis=1)
+        products += squared @ squared.T
+    return Moments(n, tuple(means), cross, norms, products)
+
+
+def linear_cka(x: Vectors, y: Vectors) -> float:
+    """Debiased linear CKA of two representations of the same texts, at most 1; unrelated ones are at 0 on average.
+
+    The value may be slightly negative. Columns that are constant count for nothing.
+
+    Parameters
+    ----------
+    x, y : ndarray of shape (n_texts, width_x) and (n_texts, width_y)
+        Row i of both is the same text; n_texts >= 4.
+
+    Raises
+    ------
+    DegenerateInputError
+        If one is the same for all texts (CKA is then 0/0), or not finite.
+
+    References
+    ----------
+    Kornblith et al. (2019), arXiv:1905.00414; debiased as in Nguyen et al. (2021), arXiv:2010.15327. For how CKA
+    misleads see Davari et al. (2022), arXiv:2210.16156.
+
+    >>> x = np.random.default_rng(0).standard_normal((50, 4))
+    >>> round(linear_cka(x, 3 * x[:, ::-1] + 1), 6)
+    1.0
+    """
+    return _moments_of(x, y).cka(0, 1)
+
+
+def procrustes(x: Vectors, y: Vectors) -> float:
+    """Angular Procrustes distance in radians: 0 for a rotation, scaling and shift of the same, at most π/2.
+
+    Unrelated representations come out closer than π/2, the more so the fewer texts there are for their width: read it
+    beside its permutation null.
+
+    References
+    ----------
+    Williams et al. (2021), arXiv:2110.14739.
+    """
+    return _moments_of(x, y).procrustes(0, 1)
+
+
+def rsa(x: Vectors, y: Vectors, *, seed: int = 0) -> float:
+    """Spearman correlation of all distances between texts, -1 to 1, over at most 2,000 (sampled by `seed`).
+
+    Raises
+    ------
+    DegenerateInputError
+        If all distances on one side are equal.
+
+    References
+    ----------
+    Kriegeskorte et al. (2008), doi:10.3389/neuro.06.004.2008.
+    """
+    from scipy.spatial.distance import pdist
+    from scipy.stats import rankdata
+
+    _check_pair(x, y, least=3)
+    rows = sample_rows(len(x), RSA_TEXTS, seed)
+    ranks = []
+    for vectors in (x, y):
+        rank = rankdata(pdist(vectors[rows].astype(np.float64)))
+        if rank[0] == rank.min() == rank.max():
+            raise DegenerateInputError("all distances between texts are equal, so their order says nothing")
+        ranks.append(rank)
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+def cosine(x: Vectors, y: Vectors) -> float:
+    """Mean over the texts of the cosine between a text's two vectors, from -1 to 1; needs equal widths."""
+    return float(row_cosines(x, y).mean())
+
+
+def row_cosines(x: Vectors, y: Vectors) -> Floats:
+    """Cosine between the two vectors of each text, shape (n,).
+
+    Raises
+    ------
+    SettingsError
+        If the widths differ.
+    DegenerateInputError
+        For zero vectors.
+    """
+    _check_pair(x, y, same_width=True)
+    dots = np.einsum("nd,nd->n", x, y, dtype=np.float64)
+    norms = np.einsum("nd,nd->n", x, x, dtype=np.float64) * np.einsum("nd,nd->n", y, y, dtype=np.float64)
+    if not norms.all():
+        raise DegenerateInputError(
+            f"{np.count_nonzero(norms == 0):,} texts have a zero vector on one side, which has no direction; "
+            f"the first is row {int(np.argmin(norms != 0))}",
+            "Leave these texts out.",
+        )
+    return np.asarray(np.clip(dots / np.sqrt(norms), -1.0, 1.0))
+
+
+def knn_overlap(x: Vectors, y: Vectors, *, k: int = 10) -> float:
+    """Mean share of each text's k nearest neighbours (by cosine) that both have, from 0 to 1; chance is k / (n - 1)."""
+    _check_pair(x, y)
+    a, b = (neighbors.neighbor_graph(vectors, k) for vectors in (x, y))
+    return float(neighbors.overlap(a, b, k).mean())
+
+
+def second_order_cosine(x: Vectors, y: Vectors, *, k: int = 10) -> float:
+    """Mean of `row_second_order` over k nearest neighbours by cosine, from -1 to 1.
+
+    References
+    ----------
+    Hamilton et al. (2016), arXiv:1606.02821: the local neighbourhood measure.
+    """
+    _check_pair(x, y)
+    a, b = (neighbors.neighbor_graph(vectors, k) for vectors in (x, y))
+    return float(row_second_order(unit_rows(x), unit_rows(y), a, b).mean())
+
+
+def row_second_order(x: Vectors, y: Vectors, a: NeighborGraph, b: NeighborGraph) -> Floats:
+    """How alike a text's similarities to its neighbours are on both sides: the cosine of the two lists, shape (m,).
+
+    Parameters
+    ----------
+    x, y : ndarray of shape (n, width)
+        Rows of length 1 (`unit_rows`).
+    a, b : NeighborGraph
+        The neighbours on either side; a text is described by its similarities to the union of both.
+
+    Raises
+    ------
+    DegenerateInputError
+        If a text is at right angles to all of its neighbours.
+    """
+    rows = a.queries
+    both = np.concatenate([a.indices, b.indices], axis=1)
+    result = np.empty(len(rows))
+    step = max(1, 8_000_000 // (both.shape[1] * max(x.shape[1], y.shape[1])))  # 32 MB of neighbours at a time
+    for start in range(0, len(rows), step):
+        cut = slice(start, start + step)
+        near = np.sort(both[cut], axis=1)
+        # A neighbour on both sides counts once.
+        once = np.concatenate([np.ones((len(near), 1), dtype=bool), near[:, 1:] != near[:, :-1]], axis=1)
+        first, second = (
+            np.where(once, np.einsum("md,mkd->mk", side[rows[cut]], side[near]), 0).astype(np.float64)
+            for side in (x, y)
+        )
+        norms = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+        if not norms.all():
+            raise DegenerateInputError(
+                f"row {int(rows[cut][np.argmin(norms)])} is unlike all of its neighbours: cosine 0"
+            )
+        result[cut] = (first * second).sum(axis=1) / norms
+    return np.clip(result, -1.0, 1.0)
+
+
+def alignment(x: Vectors, y: Vectors) -> float:
+    """Mean squared distance between the two vectors of a text, each scaled to length 1: from 0 to 4.
+
+    Two passes of dropout with rate p give about 2p.
+
+    References
+    ----------
+    Wang & Isola (2020), arXiv:2005.10242.
+    """
+    return float((2.0 - 2.0 * row_cosines(x, y)).mean())
+
+
+def uniformity(x: Vectors, *, seed: int = 0) -> float:
+    """Log of the mean of exp(-2 · squared distance) over pairs of unit vectors: 0 where all texts are alike.
+
+    Over at most 2,000 texts (sampled by `seed`). Directions spread evenly in 768 dimensions give -3.9896.
+
+    References
+    ----------
+    Wang & Isola (2020), arXiv:2005.10242.
+    """
+    from scipy.spatial.distance import pdist
+
+    check_vectors(x)
+    if len(x) < 2:
+        raise SettingsError(f"there are {len(x)} texts, expected 2 or more")
+    rows = sample_rows(len(x), RSA_TEXTS, seed)
+    squared = pdist(unit_rows(x[rows]).astype(np.float64), "sqeuclidean")
+    return float(np.log(np.exp(-2.0 * squared).mean()))
+
+
+def sample_rows(n: int, most: int, seed: int) -> NDArray[np.int64]:
+    """At most so many of n row numbers, ascending; all of them if they fit."""
+    if n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng([seed, n, most]).choice(n, most, replace=False))
+
+
+_REFERENCES = {
+    "cka": "Kornblith et al. 2019 (arXiv:1905.00414), debiased: Nguyen et al. 2021 (arXiv:2010.15327)",
+    "overlap": "Huh et al. 2024 (arXiv:2405.07987)",
+}
+
+METRICS: Registry[Measure] = Registry(
+    "metric",
+    {
+        measure.name: measure
+        for measure in (
+            Measure(
+                "cka", linear_cka, True, 1.0, frozenset({"rotation", "scale", "shift"}), "higher", _REFERENCES["cka"]
+            ),
+            Measure(
+                "procrustes",
+                procrustes,
+                True,
+                0.0,
+                frozenset({"rotation", "scale", "shift"}),
+                "lower",
+                "Williams et al. 2021 (arXiv:2110.14739)",
+            ),
+            Measure(
+                "rsa",
+                rsa,
+                True,
+                1.0,
+                frozenset({"rotation", "scale", "shift"}),
+                "higher",
+                "Kriegeskorte et al. 2008 (doi:10.3389/neuro.06.004.2008)",
+            ),
+            Measure(
+                "cosine", cosine, True, 1.0, frozenset({"scale"}), "higher", "the cosine of each text's two vectors"
+            ),
+            Measure(
+                "knn_overlap",
+                partial(knn_overlap, k=10),
+                True,
+                1.0,
+                frozenset({"rotation", "scale"}),
+                "higher",
+                _REFERENCES["overlap"],
+            ),
+            Measure(
+                "second_order_cosine",
+                partial(second_order_cosine, k=10),
+                True,
+                1.0,
+                frozenset({"rotation", "scale"}),
+                "higher",
+                "Hamilton et al. 2016 (arXiv:1606.02821)",
+            ),
+            Measure(
+                "alignment",
+                alignment,
+                True,
+                0.0,
+                frozenset({"scale"}),
+                "lower",
+                "Wang & Isola 2020 (arXiv:2005.10242)",
+            ),
+        )
+    },
+)
+
+
+def _moments_of(x: Vectors, y: Vectors) -> Moments:
+    _check_pair(x, y)
+    starts = range(0, len(x), _ROWS)
+    return moments(lambda: ((x[start : start + _ROWS], y[start : start + _ROWS]) for start in starts), names=("x", "y"))
+
+
+def _check_pair(x: Vectors, y: Vectors, *, least: int = 1, same_width: bool = False) -> None:
+    for name, vectors in (("x", x), ("y", y)):
+        check_vectors(vectors, name)
+    if len(x) != len(y):
+        raise SettingsError(
+            f"x has {len(x):,} rows and y {len(y):,}, expected the same texts in the same order",
+            "Join the two sets by their ids first.",
+        )
+    if len(x) < least:
+        raise SettingsError(f"there are {len(x)} texts, expected {least} or more")
+    if same_width and x.shape[1] != y.shape[1]:
+        raise SettingsError(
+            f"x is {x.shape[1]} wide and y {y.shape[1]}, and this measure compares them number by number",
+            "Take cka, procrustes, rsa or knn_overlap, which compare across widths.",
+        )
+
+
+def _check_count(n: int) -> None:
+    if n < 4:
+        raise SettingsError(f"there are {n} texts, and debiasing needs 4 or more", "Bring more texts.")
+
+
+def _angle(similarity: float) -> float:
+    # Rounding may carry a perfect fit past 1 by a few units in the last place.
+    return float(np.arccos(np.clip(similarity, -1.0, 1.0)))
