@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from embedsvc.models.load import load_model
     from embedsvc.texts import ReadOptions
     from embedsvc.types import Block, Forward, Mode, ModelSpec, Pass, Text, Variant
+    from embedsvc.uncertainty import stability
 
 # Public name to its module: imported when asked for, so that `import embedsvc` is instant.
 _PUBLIC = {
@@ -44,6 +45,7 @@ _PUBLIC = {
     "extract_files": "extraction",
     "forward": "models.base",
     "load_model": "models.load",
+    "stability": "uncertainty",
 }
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "extract_files",
     "forward",
     "load_model",
+    "stability",
 ]
 
 

@@ -20,11 +20,11 @@ LAYERS = {
     "doors": {"__init__", "__main__", "cli"},
     "jobs": set(),
     "reports": set(),
-    "verbs": {"extraction"},
+    "verbs": {"extraction", "uncertainty"},
     "what verbs work with": {
         *("models", "texts", "batching", "catalog", "head"),
         *("manifest", "parts", "store", "embeddings", "formats", "metrics"),
-        *("agreement", "variants"),
+        *("agreement", "scores", "tallies", "variants"),
     },
     "foundations": {"masks", "registry", "neighbors", "theory"},
     "values": {"types"},

@@ -29,6 +29,7 @@ PROMISED = [
     "extract_files",
     "forward",
     "load_model",
+    "stability",
 ]
 
 

@@ -1,0 +1,117 @@
+"""``embedsvc stability``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from embedsvc.uncertainty import Stability
+
+__all__ = ["stability"]
+
+_WORDS = {
+    "variance": "variance over passes, all units",
+    "cosine_to_pre": "cosine of post and pre, same pass",
+    "cosine_between": "cosine of two passes",
+    "predictive_entropy": "predictive entropy (nats)",
+    "expected_entropy": "expected entropy (nats)",
+    "bald": "BALD (nats)",
+    "variation_ratio": "variation ratio",
+    "class_flip": "class is not that of inference",
+    "neighbor_flip": "nearest neighbours lost",
+}
+
+
+@click.command(epilog="Example:  embedsvc stability reviews.parquet --passes 1000 --out scores.parquet")
+@click.argument("path", metavar="SET")
+@click.option(
+    "--passes", type=click.IntRange(min=2), default=100, show_default=True, metavar="T", help="Head passes to draw."
+)
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of the masks. [default: that of the set]")
+@click.option(
+    "-k", type=click.IntRange(min=1), default=10, show_default=True, metavar="K", help="Nearest neighbours to compare."
+)
+@click.option(
+    "--neighbor-passes",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Passes sampled for the comparison of neighbours; 0 for none.",
+)
+@click.option("-o", "--out", metavar="PATH", help="A Parquet file for the scores of every text.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def stability(
+    path: str, *, passes: int, seed: int | None, k: int, neighbor_passes: int, out: str | None, as_json: bool
+) -> None:
+    """Show how much each text depends on which units dropout drops.
+
+    Head passes are drawn from the stored pre_dropout, not stored: any number of them. This is dropout variability,
+    not calibrated uncertainty.
+    """
+    from embedsvc.embeddings import EmbeddingSet
+    from embedsvc.uncertainty import stability
+
+    found = stability(EmbeddingSet.read(path), passes=passes, seed=seed, k=k, neighbor_passes=neighbor_passes)
+    if out is not None:
+        found.write(out)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _print(found, out)
+
+
+def _print(found: Stability, out: str | None) -> None:
+    from embedsvc.cli.tables import print_pairs, print_table
+
+    facts = found.to_json()
+    scores = facts["scores"]
+    click.echo(f"{found.method}\n{found.sampling}\n")
+    head, training = found.head, found.training
+    header = ("mean over texts", f"head, {head.passes:,} passes", "mask alone predicts")
+    rows = [
+        (
+            words,
+            _mean(scores, f"head.{name}"),
+            _mean(scores, f"head.expected_{name}"),
+            *([_mean(scores, f"training.{name}")] if training else []),
+        )
+        for name, words in _WORDS.items()
+        if f"head.{name}" in scores
+    ]
+    print_table((*header, *([f"training, {training.passes} passes"] if training else [])), rows)
+    click.echo("\nThe T-curve, cosine of the mean of T head passes with pre_dropout:")
+    curve = found.curve
+    print_table(
+        ("T", "observed", "5 to 95 % of texts", "1/√(1 + p/(qT))"),
+        [
+            (f"{passes:,}", f"{observed:.5f}", f"{low:.5f} to {high:.5f}", f"{expected:.5f}")
+            for passes, observed, low, high, expected in zip(
+                curve.passes, curve.observed, curve.low, curve.high, curve.expected, strict=True
+            )
+        ],
+    )
+    if found.split is not None:
+        split, share = facts["split"], found.split.encoder_share
+        click.echo("\nVariance of post_dropout in training mode, mean over texts:")
+        print_pairs(
+            [
+                ("encoder", f"{split['encoder']:.4g} ({share:.1%})"),
+                ("head mask", f"{split['head']:.4g} ({1 - share:.1%})"),
+                ("observed", f"{split['observed']:.4g}"),
+            ]
+        )
+    for name, listed in facts["most"].items():
+        most = [(each["id"], f"{each['value']:.3f}") for each in listed[:5]]
+        if most and name.startswith("head."):
+            click.echo(f"\nHighest {name}: {_WORDS[name.removeprefix('head.')]}")
+            print_table(("id", "value"), most)
+    click.echo(f"\nScores of every text: {out}" if out else "\nScores of every text: add --out scores.parquet")
+
+
+def _mean(scores: dict[str, dict[str, float | None]], name: str) -> str:
+    mean = scores.get(name, {}).get("mean")
+    return "" if mean is None else f"{mean:.4g}"

@@ -1,0 +1,244 @@
+"""`stability` on honest sets of the numpy encoder."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from embedsvc import EmbeddingSet, Head, Settings, extract_files
+from embedsvc.errors import DegenerateInputError, SettingsError, UnknownVariantError
+from embedsvc.tallies import cosines
+from embedsvc.types import Mode
+from embedsvc.uncertainty import stability
+from tests import sets
+
+N = 120
+
+
+def write_texts(path, n=N):
+    rng = np.random.default_rng(2)
+    path.write_text("\n".join(" ".join(f"w{word}" for word in rng.integers(0, 60, 9)) for _ in range(n)) + "\n")
+    return str(path)
+
+
+def make(folder, modes, *, passes=0, seed=None, taps=()):
+    settings = Settings(modes=modes, passes=passes, seed=seed, taps=taps, rows_per_part=50)
+    extract_files([write_texts(folder / "t.txt")], folder / "set", model="fake:64", settings=settings)
+    return EmbeddingSet.read(folder / "set")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("full"), tuple(Mode), passes=8, seed=5)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("plain"), (Mode.INFERENCE,), taps=("pre_dropout",))
+
+
+@pytest.fixture(scope="module")
+def found(full):
+    return stability(full, passes=64, k=5, neighbor_passes=3)
+
+
+def test_head_passes_are_the_virtual_variants_of_the_set(full, found):
+    every = np.stack([full[f"post_dropout.head.{index}"] for index in range(64)]).astype(np.float64)
+    np.testing.assert_allclose(found.head.vectors.variance, every.var(axis=0, ddof=1).sum(axis=1), rtol=1e-5)
+    logits = np.stack([full[f"logits.head.{index}"] for index in range(64)]).argmax(axis=2)
+    flips = (logits != full["logits.inference"].argmax(axis=1)).mean(axis=0)
+    np.testing.assert_allclose(found.head.classes.class_flip, flips, atol=1e-12)
+    assert found.seed == 5
+    assert found.n == N
+
+
+def test_the_curve_follows_its_closed_form(found):
+    assert found.curve.passes == (1, 2, 4, 8, 16, 32, 64)
+    np.testing.assert_allclose(found.curve.expected, [1 / math.sqrt(1 + 1 / 9 / t) for t in found.curve.passes])
+    np.testing.assert_allclose(found.curve.observed, found.curve.expected, atol=0.005)
+    assert (found.curve.low <= found.curve.observed).all()
+    assert (found.curve.observed <= found.curve.high).all()
+    assert (np.diff(found.curve.observed) > 0).all()
+
+
+def test_the_mask_predicts_the_scatter_of_head_passes(found):
+    for name in ("variance", "cosine_to_pre", "cosine_between"):
+        observed, expected = (getattr(each, name).mean() for each in (found.head.vectors, found.head.expected))
+        assert observed == pytest.approx(expected, rel=0.02), name
+
+
+def test_training_passes_are_those_of_the_set(full, found):
+    post = np.stack([full[f"post_dropout.training.{index}"] for index in range(8)]).astype(np.float64)
+    pre = np.stack([full[f"pre_dropout.training.{index}"] for index in range(8)]).astype(np.float64)
+    assert found.training.passes == 8
+    np.testing.assert_allclose(found.training.vectors.variance, post.var(axis=0, ddof=1).sum(axis=1))
+    to_pre = np.mean([cosines(a, b) for a, b in zip(pre, post, strict=True)], axis=0)
+    np.testing.assert_allclose(found.training.vectors.cosine_to_pre, to_pre)
+    logits = np.stack([full[f"logits.training.{index}"] for index in range(8)]).argmax(axis=2)
+    majority = np.array([np.bincount(votes).max() for votes in logits.T])
+    np.testing.assert_allclose(found.training.classes.variation_ratio, 1 - majority / 8)
+
+
+def test_encoder_and_head_add_up_to_the_variance_of_training_passes(full, found):
+    pre = np.stack([full[f"pre_dropout.training.{index}"] for index in range(8)]).astype(np.float64)
+    np.testing.assert_allclose(found.split.encoder, pre.var(axis=0, ddof=1).sum(axis=1))
+    np.testing.assert_allclose(found.split.head, (pre**2).sum(axis=2).mean(axis=0) / 9)
+    assert found.split.observed.sum() == pytest.approx((found.split.encoder + found.split.head).sum(), rel=0.03)
+    assert 0.2 < found.split.encoder_share < 0.8
+    # Without the encoder's share, the head alone would be far off.
+    assert found.split.observed.sum() > 1.3 * found.split.head.sum()
+
+
+def test_neighbours_flip_more_when_the_encoder_drops_too(found):
+    head, training = found.head.neighbors, found.training.neighbors
+    assert head.k == 5
+    assert len(head.passes) == 3
+    assert set(head.passes) <= set(range(64))
+    assert set(training.passes) <= set(range(8))
+    assert 0 < head.flip.mean() < training.flip.mean() < 1
+
+
+def test_neighbour_flips_are_counted_by_hand(full, found):
+    lost = np.zeros(N)
+    for index in found.head.neighbors.passes:
+        sets_ = []
+        for name in ("pre_dropout.inference", f"post_dropout.head.{index}"):
+            x = full[name].astype(np.float64)
+            x /= np.linalg.norm(x, axis=1, keepdims=True)
+            similar = x @ x.T
+            np.fill_diagonal(similar, -np.inf)
+            sets_.append([set(row[:5]) for row in np.argsort(-similar, axis=1)])
+        lost += [1 - len(a & b) / 5 for a, b in zip(*sets_, strict=True)]
+    np.testing.assert_allclose(found.head.neighbors.flip, lost / 3, atol=1e-12)
+
+
+def test_neighbours_of_sampled_texts_only_are_named_so(full, found):
+    some = stability(full, passes=64, k=5, neighbor_passes=3, max_neighbor_texts=40)
+    known = ~np.isnan(some.head.neighbors.flip)
+    assert known.sum() == 40
+    assert "40 sampled texts among 120" in some.sampling
+    assert some.head.columns()["bald"].shape == (N,)
+    assert stability(full, passes=4, neighbor_passes=0).head.neighbors is None
+
+
+def test_the_same_seed_gives_the_same_numbers(full, found):
+    again = stability(full, passes=64, k=5, neighbor_passes=3)
+    assert json.dumps(again.to_json()) == json.dumps(found.to_json())
+    other = stability(full, passes=64, k=5, neighbor_passes=3, seed=6)
+    assert other.seed == 6
+    assert not np.array_equal(other.head.vectors.variance, found.head.vectors.variance)
+
+
+def test_how_rows_are_cut_into_blocks_does_not_matter(full, found, monkeypatch):
+    monkeypatch.setattr("embedsvc.uncertainty._ROWS_CELLS", 64 * 64 * 7)
+    again = stability(full, passes=64, k=5, neighbor_passes=3)
+    for name, values in again.columns().items():
+        np.testing.assert_allclose(values, found.columns()[name], atol=1e-6, err_msg=name)
+
+
+def test_a_set_without_training_passes_or_seed_needs_neither(plain):
+    found = stability(plain, passes=8, k=5)
+    assert found.seed == 0
+    assert found.training is None
+    assert found.split is None
+    assert found.to_json()["split"] is None
+
+
+def test_training_passes_without_their_pre_are_not_split(tmp_path):
+    found = stability(make(tmp_path, tuple(Mode), passes=2, seed=1, taps=("post_dropout",)), passes=4, k=3)
+    assert found.training is not None
+    assert np.isnan(found.training.vectors.cosine_to_pre).all()
+    assert found.split is None
+    assert found.to_json()["scores"]["training.cosine_to_pre"] == {
+        "n": 0,
+        "mean": None,
+        "p5": None,
+        "median": None,
+        "p95": None,
+    }
+
+
+def test_without_a_trained_head_there_are_only_vectors(plain):
+    untrained = EmbeddingSet(plain.path, replace(plain.manifest, head=Head(0.1)), plain._source)
+    found = stability(untrained, passes=8, k=5)
+    assert found.head.classes is None
+    assert not any("entropy" in name or "class" in name for name in found.columns())
+
+
+def test_json_holds_no_nan(full):
+    some = stability(full, passes=4, k=5, max_neighbor_texts=30)
+    text = json.dumps(some.to_json(), allow_nan=False)
+    assert json.loads(text)["scores"]["head.neighbor_flip"]["n"] == 30
+
+
+def test_the_texts_that_change_most_come_first(found):
+    most = found.most("head.bald", 4)
+    values = found.head.classes.bald
+    assert [value for _, value in most] == sorted(values, reverse=True)[:4]
+    assert most[0][0] == found.ids[int(values.argmax())]
+    assert found.to_json()["most"]["head.bald"][0] == {"id": most[0][0], "value": most[0][1]}
+
+
+def test_scores_are_written_as_parquet(found, tmp_path):
+    found.write(tmp_path / "scores.parquet")
+    table = pq.read_table(tmp_path / "scores.parquet")
+    assert table["id"].to_pylist() == list(found.ids)
+    assert table.column_names == ["id", *found.columns()]
+    np.testing.assert_array_equal(table["training.head_variance"].to_numpy(), found.split.head)
+    facts = json.loads(table.schema.metadata[b"embedsvc.scores"])
+    assert facts["seed"] == 5
+    assert "not calibrated" in facts["method"]
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"passes": 1}, "passes is 1, expected 2 or more"),
+        ({"passes": 4, "k": 0}, "k is 0"),
+        ({"passes": 4, "neighbor_passes": -1}, "neighbor_passes is -1"),
+        ({"passes": 4, "max_neighbor_texts": 0}, "max_neighbor_texts is 0"),
+        ({"passes": 4, "seed": -1}, "seed"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(plain, options, words):
+    with pytest.raises(SettingsError, match=words):
+        stability(plain, **options)
+
+
+def test_a_set_without_inference_is_refused(tmp_path):
+    with pytest.raises(UnknownVariantError, match=r"pre_dropout\.inference"):
+        stability(make(tmp_path, (Mode.TRAINING,), passes=2, seed=1), passes=4)
+
+
+@pytest.mark.parametrize("variant", ["pre_dropout.inference", "post_dropout.training.1"])
+def test_vectors_that_are_not_finite_are_named(tmp_path, variant):
+    blocks = sets.blocks(10)
+    blocks[1].vectors[variant][2, 3] = np.nan
+    sets.write(tmp_path / "set", blocks)
+    with pytest.raises(DegenerateInputError, match=f"{variant}: NaN or infinite numbers in 1 row: 6"):
+        stability(EmbeddingSet.read(tmp_path / "set"), passes=4)
+
+
+def test_a_vector_of_length_0_has_no_neighbours_but_the_rest_can_be_asked(tmp_path):
+    blocks = sets.blocks(10)
+    blocks[1].vectors["pre_dropout.inference"][2] = 0
+    sets.write(tmp_path / "set", blocks)
+    embeddings = EmbeddingSet.read(tmp_path / "set")
+    with pytest.raises(DegenerateInputError, match="only zeros in 1 row: 6"):
+        stability(embeddings, passes=4)
+    found = stability(embeddings, passes=4, neighbor_passes=0)
+    for name in ("cosine_to_pre", "cosine_between", "expected_cosine_to_pre", "expected_cosine_between"):
+        assert np.flatnonzero(np.isnan(found.head.columns()[name])).tolist() == [6], name
+    assert np.isfinite(found.curve.observed).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_texts_are_enough(tmp_path, n):
+    extract_files([write_texts(tmp_path / "t.txt", n)], tmp_path / "set", model="fake:16")
+    found = stability(EmbeddingSet.read(tmp_path / "set"), passes=4)
+    assert found.n == n
+    assert (found.head.neighbors is None) == (n == 1)
