@@ -325,6 +325,16 @@ def test_a_part_of_another_run_or_place_is_written_again(tmp_path):
         assert store.done == {0}
 
 
+def test_temporary_files_of_a_killed_run_are_swept_up(tmp_path):
+    with open_store(tmp_path / "out", MANIFEST) as store:
+        store.write(block(0))
+    (tmp_path / "out" / ".part-00009.parquet.tmp").write_bytes(b"PAR1")
+    (tmp_path / "out" / ".other.tmp").write_bytes(b"mine")
+    with open_store(tmp_path / "out", MANIFEST):
+        assert not (tmp_path / "out" / ".part-00009.parquet.tmp").exists()
+        assert (tmp_path / "out" / ".other.tmp").exists()
+
+
 @pytest.mark.parametrize("damage", ["missing", "torn"])
 def test_a_finished_directory_that_lost_a_part_is_mended(tmp_path, damage):
     write(tmp_path / "out", blocks(10))
