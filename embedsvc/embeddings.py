@@ -244,7 +244,7 @@ class _Source(Protocol):
 class _Parquet:
     def __init__(self, manifest: Manifest, pieces: Sequence[Piece]) -> None:
         self.columns = frozenset(columns_of(manifest))
-        self.sizes = tuple(piece.rows for piece in pieces)
+        self.sizes = tuple(piece.rows or 0 for piece in pieces)  # `pieces_of` knows them all
         self._pieces = pieces
 
     def part(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
