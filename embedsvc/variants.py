@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedsvc.embeddings import EmbeddingSet
+from embedsvc.errors import SettingsError
+from embedsvc.manifest import summarise
 from embedsvc.types import Mode, Variant
 
 __all__ = ["REFERENCE", "choose", "derive", "reference", "space"]
@@ -29,6 +31,8 @@ def choose(embeddings: EmbeddingSet, variants: Sequence[str] | None = None) -> t
     ------
     UnknownVariantError
         If the set does not hold one of them.
+    SettingsError
+        If there is none.
     """
     if variants is None:
         first: dict[tuple[str, Mode], str] = {}
@@ -36,6 +40,8 @@ def choose(embeddings: EmbeddingSet, variants: Sequence[str] | None = None) -> t
             first.setdefault((variant.tap, variant.mode), str(variant))
         variants = tuple(first.values())
     names = dict.fromkeys([REFERENCE, *variants] if REFERENCE in embeddings else variants)
+    if not names:
+        raise SettingsError("no variant was named", f"There are: {summarise(embeddings.variants)}")
     embeddings.iter_blocks(tuple(names))  # raises for a name that is unknown, and reads nothing
     return tuple(names)
 

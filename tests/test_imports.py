@@ -20,11 +20,11 @@ LAYERS = {
     "doors": {"__init__", "__main__", "cli"},
     "jobs": set(),
     "reports": set(),
-    "verbs": {"extraction", "uncertainty"},
+    "verbs": {"extraction", "clustering", "uncertainty"},
     "what verbs work with": {
         *("models", "texts", "batching", "catalog", "head"),
         *("manifest", "parts", "store", "embeddings", "formats", "metrics"),
-        *("agreement", "scores", "tallies", "variants"),
+        *("agreement", "clusterers", "clusters", "scores", "tallies", "variants"),
     },
     "foundations": {"masks", "registry", "neighbors", "theory"},
     "values": {"types"},
