@@ -7,7 +7,6 @@ either; at most two blocks are in memory.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections import deque
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedsvc import batching, masks
-from embedsvc.errors import SettingsError, StoreError
+from embedsvc.errors import SettingsError
 from embedsvc.manifest import Manifest
 from embedsvc.types import Block, Mode, Pass, Text, Variant, Vectors
 
@@ -235,11 +234,13 @@ def extract_files(
         If the output cannot be written, or holds something else.
     """
     from embedsvc import texts
+    from embedsvc.formats import FORMATS
     from embedsvc.models import load_model
     from embedsvc.store import open_store
 
     settings = settings or Settings()
-    output = _Output.of(Path(out), format_, overwrite=overwrite)
+    format_ = _format(Path(out), format_)
+    export = None if format_ == "parquet" else FORMATS[format_]
     with tempfile.TemporaryDirectory(prefix="embedsvc-") as spool:
         scan = texts.scan(sources, read_options, spool=Path(spool))
         began = time.perf_counter()
@@ -247,7 +248,7 @@ def extract_files(
         load_seconds = time.perf_counter() - began
         manifest = describe(encoder, settings, [asdict(source) for source in scan.sources])
         began = time.perf_counter()
-        with open_store(output.store, manifest, overwrite=overwrite) as store:
+        with open_store(out, manifest, export=export, overwrite=overwrite) as store:
             rows_before, tokens_before = store.rows, store.tokens
             if not store.complete:
                 progress = started(scan.rows, manifest) if started else None
@@ -260,7 +261,6 @@ def extract_files(
                     store.write(block)
                 store.finish(rows=scan.rows, rejected=[asdict(row) for row in scan.rejected])
             done = store.manifest
-        output.finish(overwrite=overwrite)
         return Summary(
             path=Path(out),
             manifest=done,
@@ -268,7 +268,7 @@ def extract_files(
             new_tokens=(done.tokens or 0) - tokens_before,
             seconds=time.perf_counter() - began,
             load_seconds=load_seconds,
-            rejected_path=output.rejected if scan.rejected else None,
+            rejected_path=_rejected_path(Path(out), format_) if scan.rejected else None,
         )
 
 
@@ -347,45 +347,20 @@ class _Job:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Output:
-    """Where a run writes: the store itself, or a store in a hidden folder that becomes another format at the end."""
+def _format(path: Path, name: str | None) -> str:
+    """Name of the output format: as asked, else by the ending of the path, else the store's own."""
+    from embedsvc.formats import FORMATS
 
-    path: Path
-    store: Path
-    format: str
+    suffix = path.suffix.removeprefix(".")
+    name = name or (suffix if suffix in FORMATS else "parquet")
+    FORMATS[name]  # an unknown name is an error before anything costly begins
+    return name
 
-    @classmethod
-    def of(cls, path: Path, format_: str | None, *, overwrite: bool) -> _Output:
-        """The output at a path, checked before anything costly begins."""
-        from embedsvc.formats import FORMATS
 
-        suffix = path.suffix.removeprefix(".")
-        name = format_ or (suffix if suffix in FORMATS else "parquet")
-        FORMATS[name]
-        if name == "parquet":
-            return cls(path, path, name)
-        if path.exists() and not overwrite:
-            raise StoreError(f"{path} exists already", "Choose another path, or replace it with --overwrite.")
-        return cls(path, path.with_name(f".{path.name}.partial"), name)
-
-    @property
-    def rejected(self) -> Path:
-        """Where skipped rows are listed."""
-        folder = self.format == "parquet" and self.path.suffix != ".parquet"
-        return self.path / "rejected.jsonl" if folder else self.path.with_name(f"{self.path.stem}.rejected.jsonl")
-
-    def finish(self, *, overwrite: bool) -> None:
-        """Turn the finished store into the format asked for."""
-        from embedsvc.formats import convert
-
-        if self.store == self.path:
-            return
-        convert(self.store, self.path, format=self.format, overwrite=overwrite)
-        listed = self.store / "rejected.jsonl"
-        if listed.exists():
-            listed.replace(self.rejected)
-        shutil.rmtree(self.store)
+def _rejected_path(path: Path, format_: str) -> Path:
+    """Where the store lists skipped rows."""
+    is_folder = format_ == "parquet" and path.suffix != ".parquet"
+    return path / "rejected.jsonl" if is_folder else path.with_name(f"{path.stem}.rejected.jsonl")
 
 
 def _stored_passes(manifest: Manifest) -> dict[Pass, tuple[str, ...]]:
@@ -399,8 +374,8 @@ def _stored_passes(manifest: Manifest) -> dict[Pass, tuple[str, ...]]:
 
 
 def _versions(engine: str) -> dict[str, str]:
-    """Versions of what decides the vectors."""
-    names: dict[str, tuple[str, ...]] = {"embedsvc": ("embedsvc",), "numpy": ("numpy",)}
+    """Versions of what decides the vectors and their bytes."""
+    names: dict[str, tuple[str, ...]] = {name: (name,) for name in ("embedsvc", "numpy", "pyarrow")}
     if engine == "tensorflow":
         names |= {"tensorflow": ("tensorflow", "tensorflow-cpu"), "tokenizers": ("tokenizers",)}
     found = {name: next(filter(None, map(_version, candidates)), "unknown") for name, candidates in names.items()}
