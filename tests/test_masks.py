@@ -76,6 +76,17 @@ def test_every_bit_follows_the_documented_layout(key, seed, index, site, units, 
     assert kept[0, 0].tolist() == expected
 
 
+@given(keys, seeds, sites)
+def test_a_unit_is_dropped_exactly_below_the_threshold(key, seed, site):
+    bits = philox((1, 0, site, 0), (seed, key))[0] % 65536
+    out = np.zeros(1, dtype=np.bool_)
+    for threshold in {bits, min(bits + 1, 65535)}:
+        rate = threshold / 65536
+        masks.Stream(seed).keep_into(out, key=key, site=site, index=0, rate=rate)
+        kept = masks.keep([key], seed=seed, passes=[0], site=site, units=1, rate=rate)
+        assert out.tolist() == kept[0, 0].tolist() == [bits >= threshold]
+
+
 @given(ids, st.integers(0, 2**32 - 1))
 def test_a_row_key_is_the_documented_hash(text_id, chunk):
     salt = chunk.to_bytes(4, "little") + bytes(12) if chunk else bytes(16)

@@ -66,9 +66,14 @@ def test_a_new_name_can_be_registered_and_a_taken_one_cannot(shapes):
 
 
 def test_other_packages_add_theirs_by_entry_points(shapes, plugged):
-    assert shapes["circle"] is set
     assert list(shapes) == ["line", "point", "circle"]
+    assert shapes["circle"] is set
     assert plugged == ["embedsvc.shape"], "the installed packages are searched once"
+
+
+@pytest.mark.parametrize("ask", [len, list, lambda shapes: "circle" in shapes, lambda shapes: shapes["circle"]])
+def test_plug_ins_are_found_whatever_is_asked_first(shapes, plugged, ask):
+    assert ask(shapes) in (3, ["line", "point", "circle"], True, set)
 
 
 def test_a_plug_in_does_not_replace_what_is_ours(shapes, plugged):

@@ -75,6 +75,7 @@ def test_options_can_be_given_as_an_object_and_changed_by_name(calls, here):
         (["config.json", "metadata.json", "task.json", "task.weights.h5", "tokenizer.json"], "kerashub"),
         (["config.json", "metadata.json", "model.weights.h5"], "kerashub"),
         (["config.json", "metadata.json"], "hf"),
+        (["config.json", "task.json", "model.weights.h5"], "hf"),
     ],
 )
 def test_a_folder_is_recognised_by_what_is_in_it(calls, tmp_path, names, scheme):
