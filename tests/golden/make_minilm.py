@@ -1,10 +1,10 @@
 """Golden vectors of the original implementation; run in an environment with torch and transformers.
 
-    python tests/golden/make_minilm.py MODEL_FOLDER > tests/golden/minilm.json
+Example: python tests/golden/make_minilm.py MODEL_FOLDER > tests/golden/minilm.json
 """
-import json, sys
-import torch
-import transformers
+
+import json
+import sys
 
 TEXTS = [
     "Good.",
@@ -19,9 +19,15 @@ TEXTS = [
     "embedding " * 600,
     "I loved every minute of it , though the sound was terrible and the seats worse ; would I go again ? Yes !",
 ]
+# The first units of each vector are enough to tell, and keep the file small.
+UNITS = 24
 
 
-def main(folder):
+def main(folder: str) -> None:
+    # Here, since pytest imports this file and our own environment has neither.
+    import torch
+    import transformers
+
     tokenizer = transformers.BertTokenizerFast.from_pretrained(folder)
     model = transformers.BertModel.from_pretrained(folder).eval()
     rows = []
@@ -29,14 +35,19 @@ def main(folder):
         batch = tokenizer(text, return_tensors="pt", truncation=True, max_length=512)
         with torch.no_grad():
             out = model(**batch, output_hidden_states=True)
-        vectors = {f"layer.{k}": h[0].mean(0) for k, h in enumerate(out.hidden_states[1:])}
-        vectors |= {"mean": out.last_hidden_state[0].mean(0), "cls": out.last_hidden_state[0, 0], "pooled_output": out.pooler_output[0]}
-        rows.append({
-            "text": text, "ids": batch["input_ids"][0].tolist(),
-            # the first 24 units of each are enough to tell, and keep the file small
-            "vectors": {name: [round(float(x), 7) for x in v[:24]] for name, v in vectors.items()},
-        })
-    json.dump({"transformers": transformers.__version__, "torch": torch.__version__, "rows": rows}, sys.stdout, ensure_ascii=True, indent=0)
+        last = out.last_hidden_state[0]
+        vectors = {f"layer.{k}": layer[0].mean(0) for k, layer in enumerate(out.hidden_states[1:])}
+        vectors |= {"mean": last.mean(0), "cls": last[0], "pooled_output": out.pooler_output[0]}
+        rows.append(
+            {
+                "text": text,
+                "ids": batch["input_ids"][0].tolist(),
+                "vectors": {tap: [round(float(x), 7) for x in vector[:UNITS]] for tap, vector in vectors.items()},
+            }
+        )
+    versions = {"transformers": transformers.__version__, "torch": torch.__version__}
+    json.dump(versions | {"rows": rows}, sys.stdout, ensure_ascii=True, indent=0)
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])
