@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from embedsvc.clustering import cluster
     from embedsvc.embeddings import EmbeddingSet
     from embedsvc.errors import EmbedsvcError
     from embedsvc.extraction import Settings, Summary, extract, extract_files
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from embedsvc.manifest import Manifest
     from embedsvc.models.base import Encoder, LoadOptions, forward
     from embedsvc.models.load import load_model
+    from embedsvc.probing import probe
     from embedsvc.texts import ReadOptions
+    from embedsvc.projection import project
     from embedsvc.types import Block, Forward, Mode, ModelSpec, Pass, Text, Variant
     from embedsvc.uncertainty import stability
 
@@ -41,10 +44,13 @@ _PUBLIC = {
     "Summary": "extraction",
     "Text": "types",
     "Variant": "types",
+    "cluster": "clustering",
     "extract": "extraction",
     "extract_files": "extraction",
     "forward": "models.base",
     "load_model": "models.load",
+    "probe": "probing",
+    "project": "projection",
     "stability": "uncertainty",
 }
 
@@ -65,10 +71,13 @@ __all__ = [
     "Summary",
     "Text",
     "Variant",
+    "cluster",
     "extract",
     "extract_files",
     "forward",
     "load_model",
+    "probe",
+    "project",
     "stability",
 ]
 

@@ -97,7 +97,8 @@ class Agreement:
 def agreement(a: Labels, b: Labels) -> Agreement:
     """Agreement of two clusterings of the same texts, symmetric.
 
-    Two clusterings that both put all texts in one cluster agree to 1, as in scikit-learn.
+    Two clusterings that both put all texts in one cluster agree to 1, as in scikit-learn; so do two of nothing but
+    noise, by the first convention.
 
     Parameters
     ----------

@@ -262,6 +262,11 @@ class _Job:
                     vectors = self.vectors(f"{stem}.{index}")[rows]
                 points = self.space(REFERENCE, vectors)
                 drawn.append(label(self.clusterer, points, k, seed=self.seed).labels)
+            empty = sum(bool((other == NOISE).all()) for other in drawn)
+            if empty:
+                self.notes.append(
+                    f"{empty} of {len(drawn)} passes of {stem} have no cluster at all; two such passes count as equal."
+                )
             numbers = [int(number) for number in np.unique(labels[labels != NOISE])]
             to_reference = Spread.of([adjusted_rand(labels[rows], other) for other in drawn])
             assert to_reference is not None

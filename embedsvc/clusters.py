@@ -13,6 +13,7 @@ from embedsvc.agreement import NOISE, Agreement, Labels, Spread
 from embedsvc.clusterers import Reduction
 from embedsvc.errors import SettingsError
 from embedsvc.scores import write_scores
+from embedsvc.types import Variant
 from embedsvc.variants import space
 
 __all__ = ["Cluster", "Clustering", "PassStability", "VariantClusters"]
@@ -172,14 +173,20 @@ class Clustering:
         )
 
     def expected(self, a: str, b: str) -> Spread | None:
-        """ARI that the head's mask alone gives two such variants; None where no mask lies between them.
+        """ARI that the head's mask alone leaves between two such variants; None where no mask lies between them.
 
-        With the reference on one side it is that of the reference and a head pass, else that of two head passes.
+        With `post_dropout` of a stochastic pass on one side it is that of a head pass and the reference, on both sides
+        that of two head passes.
         """
         head = next((found for found in self.passes if found.stem == "post_dropout.head"), None)
-        if head is None or {space(a), space(b)} != {"pre_dropout"}:
+        if head is None or {space(a), space(b)} != {"pre_dropout"} or self._twin(a) == self._twin(b):
             return None
-        return head.to_reference if self.reference.variant in (a, b) else head.between
+        masked = [Variant.parse(self._twin(name)) for name in (a, b)]
+        masks = sum(variant.tap == "post_dropout" and variant.mode.stochastic for variant in masked)
+        return (None, head.to_reference, head.between)[masks]
+
+    def _twin(self, name: str) -> str:
+        return self[name].same_as or name
 
     def write(self, path: str | Path) -> None:
         """Write a Parquet file: ``id``, then a column of cluster numbers for each variant; -1 is noise."""

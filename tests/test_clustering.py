@@ -91,7 +91,9 @@ def test_passes_are_the_null_of_the_mask(found):
     # Pass 0 is the virtual variant, so its agreement with the reference is one of the three.
     assert head.to_reference.low <= found.agreements[PRE, HEAD].ari <= head.to_reference.high
     assert found.expected(PRE, HEAD) == head.to_reference
-    assert found.expected(HEAD, "post_dropout.training.0") == head.between
+    assert found.expected(PRE, POST) is None, "equal bit for bit"
+    assert found.expected(PRE, "pre_dropout.training.0") is None, "no mask of the head between them"
+    assert found.expected(POST, HEAD) == found.expected("pre_dropout.training.0", HEAD) == head.to_reference
     assert found.chance.mean == pytest.approx(0, abs=0.01)
     assert found.restarts.n == 10
 
@@ -133,6 +135,23 @@ def test_a_result_is_json_and_a_parquet_file(found, tmp_path):
 def test_a_variant_that_was_not_clustered_is_named(found):
     with pytest.raises(SettingsError, match=r"'logits\.inference' was not clustered\nThere are: pre_dropout"):
         found["logits.inference"]
+
+
+def test_between_two_masked_variants_lie_two_masks(tmp_path):
+    other = "post_dropout.head.1"
+    found = cluster(make_set(tmp_path / "set", VECTORS, rate=0.5), k=4, variants=[HEAD, other], **QUICK)
+    assert found.expected(HEAD, other) == found.passes[0].between
+    assert found.expected(PRE, other) == found.passes[0].to_reference
+    assert found.passes[0].between.mean < found.passes[0].to_reference.mean
+
+
+def test_passes_without_a_cluster_are_counted(tmp_path):
+    noise = np.random.default_rng(0).standard_normal((60, 16), dtype=np.float32)
+    found = cluster(make_set(tmp_path / "set", noise), method="hdbscan", variants=[PRE], **QUICK)
+    assert found.reference.clusters == ()
+    assert found.reference.silhouette is None
+    assert found.notes[0].startswith("3 of 3 passes of post_dropout.head have no cluster at all")
+    json.dumps(found.to_json(), allow_nan=False)
 
 
 # --- the number of clusters ---
@@ -186,6 +205,7 @@ def test_hdbscan_leaves_noise_out_of_the_silhouette(tmp_path):
     found = cluster(embeddings, method="hdbscan", variants=[HEAD], **QUICK)
     reference = found.reference
     assert found.k is None
+    assert found.restarts.n == 0, "it draws nothing"
     assert len(reference.clusters) == 4
     assert reference.n_noise >= 20
     assert reference.silhouette > 0.5

@@ -20,11 +20,11 @@ LAYERS = {
     "doors": {"__init__", "__main__", "cli"},
     "jobs": set(),
     "reports": set(),
-    "verbs": {"extraction", "clustering", "uncertainty"},
+    "verbs": {"extraction", "clustering", "probing", "projection", "uncertainty"},
     "what verbs work with": {
         *("models", "texts", "batching", "catalog", "head"),
         *("manifest", "parts", "store", "embeddings", "formats", "metrics"),
-        *("agreement", "clusterers", "clusters", "scores", "tallies", "variants"),
+        *("agreement", "clusterers", "clusters", "pca", "projectors", "scores", "tallies", "umaps", "variants"),
     },
     "foundations": {"masks", "registry", "neighbors", "theory"},
     "values": {"types"},

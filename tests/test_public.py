@@ -25,10 +25,13 @@ PROMISED = [
     "Summary",
     "Text",
     "Variant",
+    "cluster",
     "extract",
     "extract_files",
     "forward",
     "load_model",
+    "probe",
+    "project",
     "stability",
 ]
 

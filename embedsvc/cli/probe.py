@@ -1,0 +1,95 @@
+"""``embedsvc probe``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from embedsvc.probing import Estimate, Probe
+
+__all__ = ["probe"]
+
+
+@click.command(epilog="Example:  embedsvc probe reviews.parquet --folds 5 --repeats 4")
+@click.argument("path", metavar="SET")
+@click.option("--variants", metavar="A,B,…", help="[default: all, of stochastic ones the first pass]")
+@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, metavar="N", help="Of each repeat.")
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=4, show_default=True, metavar="N", help="Of the cross-validation."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the folds.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def probe(path: str, *, variants: str | None, folds: int, repeats: int, seed: int, as_json: bool) -> None:
+    """Show how well labels can be read off each variant, and what mixing variants costs.
+
+    A logistic regression and a k-NN classifier are cross-validated on the same folds of every variant, and tested on
+    the other variants too.
+    """
+    from embedsvc.cli.options import split
+    from embedsvc.embeddings import EmbeddingSet
+    from embedsvc.probing import probe
+
+    found = probe(EmbeddingSet.read(path), variants=split(variants) or None, folds=folds, repeats=repeats, seed=seed)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _print(found)
+
+
+def _print(found: Probe) -> None:
+    from embedsvc.cli.tables import print_pairs, print_table
+
+    print_pairs(
+        [
+            ("texts", f"{found.n_used:,} of {found.n:,}"),
+            ("classes", ", ".join(f"{name} {count:,}" for name, count in found.classes.items())),
+            ("method", found.sentence),
+            ("sampling", found.sampling),
+            ("seed", str(found.seed)),
+        ]
+    )
+    words = {"logistic": "Logistic regression", "knn": "k-NN"}
+    for classifier in dict.fromkeys(name for name, _ in found.scores):
+        click.echo(f"\n{words.get(classifier, classifier)}, trained and tested on the same variant")
+        rows = [
+            (
+                "always the largest class",
+                f"{found.baseline('accuracy'):.3f}",
+                "",
+                f"{found.baseline('macro_f1'):.3f}",
+                "",
+            )
+        ]
+        for name in found.variants:
+            same = f" (= {found.same_as[name]})" if name in found.same_as else ""
+            cells = [
+                _interval(score)
+                for metric in ("accuracy", "macro_f1")
+                for score in (found.estimate(classifier, metric, name), found.difference(classifier, metric, name))
+            ]
+            rows.append((name + same, cells[0], cells[1], cells[2], cells[3]))
+        against = f"less {found.reference}"
+        print_table(("variant", "accuracy", against, "macro-F1", against), rows)
+        distinct = [name for name in found.variants if name not in found.same_as]
+        if len(distinct) > 1:
+            click.echo(f"\n{words.get(classifier, classifier)}: accuracy, trained on the row and tested on the column")
+            print_table(
+                ("trained on", *distinct),
+                [
+                    (trained, *(_mean(found.estimate(classifier, "accuracy", trained, tested)) for tested in distinct))
+                    for trained in distinct
+                ],
+            )
+    for note in found.notes:
+        click.echo(f"\nNote: {note}")
+
+
+def _interval(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{estimate.mean:.3f} ({estimate.low:.3f} … {estimate.high:.3f})"
+
+
+def _mean(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{estimate.mean:.3f}"
