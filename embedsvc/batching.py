@@ -84,12 +84,18 @@ def fit(
     Raises
     ------
     SettingsError
-        If `max_tokens` exceeds the model's limit or leaves no room, or chunks are asked of a model that takes strings.
+        If `max_tokens` exceeds the model's limit or leaves no room, or if chunks or a lower limit are asked of a model
+        that takes strings.
     InputError
         Under `OnLong.FAIL`, for the first row that is too long.
     """
     limit = check_max_tokens(spec, max_tokens)
     on_long = OnLong(on_long)  # a plain "fail" is accepted
+    if tokens.ids is None and limit != spec.max_tokens:
+        raise SettingsError(
+            f"max_tokens is {max_tokens}, but {spec.uri} takes strings and cuts them itself at {spec.max_tokens}",
+            "Leave max_tokens out.",
+        )
     every = np.arange(len(tokens), dtype=np.intp)
     keys = masks.row_keys(ids)
     known = tokens.counts >= 0

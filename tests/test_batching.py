@@ -250,3 +250,9 @@ def test_pieces_of_a_text_have_encoder_masks_of_their_own():
     )
     first = forward(ENCODER, [Text("long", "w " * 7)], taps=["mean"], pass_=Pass(Mode.TRAINING, 0, 7))
     assert not np.allclose(one.vectors["mean"], first.vectors["mean"], atol=1e-3)
+
+
+def test_a_lower_limit_is_refused_where_the_model_would_not_heed_it():
+    with pytest.raises(SettingsError, match="takes strings and cuts them itself at 10"):
+        fit(strings(3), names(1), spec(10), max_tokens=5)
+    assert len(fit(strings(3), names(1), spec(10), max_tokens=10).rows) == 1

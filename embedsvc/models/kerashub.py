@@ -108,8 +108,8 @@ def _fetch(handle: str) -> Path:
 
 
 def _check(folder: Path, *, trust: bool) -> None:
+    from embedsvc.models.safety import check_keras_weights
     from embedsvc.models.safety.keras_config import check_config_text
-    from embedsvc.models.safety.keras_files import _check_hdf5, _reading
 
     if not (folder / "config.json").is_file():
         found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:12]) if folder.is_dir() else "a file"
@@ -125,8 +125,7 @@ def _check(folder: Path, *, trust: bool) -> None:
             else:
                 check_config_text(text, str(folder / name))
     for path in sorted(folder.glob("*.h5")):
-        with _reading(path), path.open("rb") as file:
-            _check_hdf5(file, str(path), trust=trust)
+        check_keras_weights(path, trust=trust)
 
 
 def _parse(text: bytes, path: Path) -> None:
