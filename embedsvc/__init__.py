@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from embedsvc.models.base import Encoder, LoadOptions, forward
     from embedsvc.models.load import load_model
     from embedsvc.probing import probe
-    from embedsvc.texts import ReadOptions
     from embedsvc.projection import project
+    from embedsvc.texts import ReadOptions
     from embedsvc.types import Block, Forward, Mode, ModelSpec, Pass, Text, Variant
     from embedsvc.uncertainty import stability
 

@@ -1,0 +1,223 @@
+"""UMAP for several variants of the same texts.
+
+Two fits differ more by chance than variants do, `UMAP.transform` moves what has not changed, and a joint fit puts
+every variant on an island of its own. So one map is fitted, on the reference, and every other variant is placed on
+it: each text at the mean of its nearest reference texts, weighted as UMAP weighs neighbours. That is deterministic and
+does not depend on which texts are placed together, but it pulls towards the middle of a neighbourhood. A control shows
+how much: the reference itself, jittered by a millionth, placed in the same way.
+
+References
+----------
+McInnes, Healy & Melville (2018), "UMAP: Uniform manifold approximation and projection", arXiv:1802.03426.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedsvc.errors import MissingExtraError, SettingsError
+from embedsvc.neighbors import EXACT_ROWS, NeighborGraph, check_vectors, neighbor_graph, unit_rows
+from embedsvc.projectors import Layout, Method, Request
+from embedsvc.types import Vectors
+from embedsvc.variants import derive
+
+__all__ = ["ALIGNED_UMAP", "UMAP", "aligned_umap", "import_umap", "umap"]
+
+_JITTER = 1e-6  # of a vector's length: above the rounding of float32, below any dropout
+_MAP = {"min_dist": 0.1, "n_epochs": None}  # umap's own defaults, written down as they are recorded
+_ALIGNED = {"alignment_regularisation": 1e-2, "alignment_window_size": 3, "n_epochs": 200}
+_IMPORT = threading.Lock()
+
+Indices = NDArray[np.int32]
+Distances = NDArray[np.float32]
+
+
+def umap(request: Request) -> Layout:
+    """See `Projector`. Holds two variants in memory at a time."""
+    library = import_umap()
+    points = _points(request, request.reference)
+    k = min(request.n_neighbors, len(points) - 1)
+    graph = request.graph
+    if graph is None or graph.k < k - 1:
+        graph = neighbor_graph(points, k - 1, seed=request.seed, name=request.reference)
+    nearest = _with_self(graph.first(k - 1))
+    parameters = _allowed(request.parameters, _MAP)
+    fixed = {
+        "n_neighbors": k,
+        "metric": "cosine",
+        "precomputed_knn": (*nearest, None),
+        "random_state": derive(request.seed, "umap"),
+        "n_jobs": 1,  # what a seed means to UMAP anyway
+        "disconnection_distance": np.inf,  # else opposite vectors would lose their place
+    }
+    with _foreign_warnings():
+        base = np.ascontiguousarray(_made(library.UMAP, {**parameters, **fixed}).fit(points).embedding_, np.float32)
+    search = _search(points, nearest[0], k, request.seed)
+    coordinates = {request.reference: base}
+    for name in request.others:
+        coordinates[name] = _barycentres(search(_points(request, name)), base)
+    jittered = _barycentres(search(_jittered(points, request.seed)), base)
+    control = np.linalg.norm(jittered - base, axis=1).astype(np.float64)
+    sentence = (
+        f"UMAP fitted once on {request.reference} ({graph.method}); each text of the other variants lies at the "
+        "weighted mean of its nearest reference texts. A displacement counts above the 95th percentile of a control: "
+        "the reference jittered by a millionth and placed in the same way. Distances between far groups mean little."
+    )
+    return Layout(coordinates, {**parameters, "n_neighbors": k, "jitter": _JITTER}, sentence, control=control)
+
+
+def aligned_umap(request: Request) -> Layout:
+    """See `Projector`. Holds all variants in memory, and fits each: its time grows with their number."""
+    library = import_umap()
+    names = (request.reference, *request.others)
+    points = [_points(request, name) for name in names]
+    n = len(points[0])
+    # The control stands beside the reference, as the first variant does.
+    points.insert(1, _jittered(points[0], request.seed))
+    parameters = _allowed(request.parameters, _ALIGNED)
+    state = derive(request.seed, "aligned-umap")
+    k = min(request.n_neighbors, n - 1)
+    fixed = {"n_neighbors": k, "metric": "cosine", "random_state": state, "transform_seed": state}
+    with _foreign_warnings():
+        model = _made(library.AlignedUMAP, {**parameters, **fixed})
+        model.fit(points, relations=[{row: row for row in range(n)}] * (len(points) - 1))
+    base, jittered, *others = (np.ascontiguousarray(each, dtype=np.float32) for each in model.embeddings_)
+    control = np.linalg.norm(jittered - base, axis=1).astype(np.float64)
+    strength = parameters["alignment_regularisation"]
+    sentence = (
+        f"AlignedUMAP of {', '.join(names)} in this order, alignment strength {strength:g}. How far texts move depends "
+        "on its alignment strength: a weaker one moves them more, whatever the vectors. A displacement counts above "
+        "the 95th percentile of a control, the reference jittered by a millionth and aligned with it."
+    )
+    coordinates = dict(zip(names, (base, *others), strict=True))
+    return Layout(coordinates, {**parameters, "n_neighbors": k, "jitter": _JITTER}, sentence, control=control)
+
+
+def import_umap() -> Any:  # noqa: ANN401 - the module has no types
+    """The module umap, without TensorFlow: its `parametric_umap`, which imports it, is hidden for the while.
+
+    Raises
+    ------
+    MissingExtraError
+        If umap-learn is not installed.
+    """
+    hidden = "umap.parametric_umap"
+    with _IMPORT, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that ParametricUMAP will be unavailable
+        hide = "umap" not in sys.modules and hidden not in sys.modules
+        if hide:
+            sys.modules[hidden] = None  # type: ignore[assignment] # None makes an import fail
+        try:
+            import umap
+        except ModuleNotFoundError as error:
+            if error.name != "umap":
+                raise
+            raise MissingExtraError.of("umap-learn", "report") from None
+        finally:
+            if hide:
+                del sys.modules[hidden]
+    return umap
+
+
+def _points(request: Request, name: str) -> Vectors:
+    return unit_rows(check_vectors(request.embeddings[name], name), name)
+
+
+def _with_self(graph: NeighborGraph) -> tuple[Indices, Distances]:
+    """Neighbours as UMAP wants them: each text first among its own. Copies, since UMAP writes into them."""
+    self_first = np.arange(graph.n, dtype=np.int32)[:, None]
+    indices = np.concatenate([self_first, graph.indices], axis=1, dtype=np.int32)
+    distances = np.concatenate([np.zeros((graph.n, 1)), graph.distances], axis=1, dtype=np.float32)
+    return indices, distances
+
+
+class _Search(Protocol):
+    def __call__(self, queries: Vectors, /) -> tuple[Indices, Distances]:
+        """The k nearest reference texts of each query, nearest first, by cosine distance."""
+
+
+def _search(points: Vectors, nearest: Indices, k: int, seed: int) -> _Search:
+    """Search among the reference texts, all of unit length: exact, or by NN-descent where that would take too long."""
+    if len(points) <= EXACT_ROWS:
+        from sklearn.neighbors import NearestNeighbors
+
+        exact = NearestNeighbors(n_neighbors=k, algorithm="brute", metric="euclidean").fit(points)
+
+        def search(queries: Vectors) -> tuple[Indices, Distances]:
+            distances, indices = exact.kneighbors(queries)
+            return indices.astype(np.int32), (distances**2 / 2).astype(np.float32)
+
+        return search
+
+    from pynndescent import NNDescent
+
+    # It starts from the graph that is there, so that nothing is searched twice.
+    state = derive(seed, "placement")
+    index = NNDescent(points, metric="euclidean", n_neighbors=k, init_graph=nearest, random_state=state)
+    index.prepare()
+
+    def query(queries: Vectors) -> tuple[Indices, Distances]:
+        indices, distances = index.query(queries, k)
+        return indices.astype(np.int32), (distances**2 / 2).astype(np.float32)
+
+    return query
+
+
+def _barycentres(found: tuple[Indices, Distances], base: Vectors) -> Vectors:
+    """Each text at the mean of its nearest reference texts, weighted by UMAP's strength of membership.
+
+    These are the weights of ``UMAP(transform_mode="graph").transform``, which would search the neighbours itself and
+    needs an index that precomputed neighbours do not have.
+    """
+    from umap.umap_ import compute_membership_strengths, smooth_knn_dist
+
+    indices, distances = (np.ascontiguousarray(each) for each in found)
+    k = float(indices.shape[1])
+    with _foreign_warnings():
+        sigmas, rhos = smooth_knn_dist(distances, k, local_connectivity=0.0)
+        _, _, strengths, _ = compute_membership_strengths(indices, distances, sigmas, rhos, bipartite=True)
+    weights = strengths.reshape(indices.shape).astype(np.float64)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.ascontiguousarray(np.einsum("nk,nkc->nc", weights, base[indices]), dtype=np.float32)
+
+
+def _jittered(points: Vectors, seed: int) -> Vectors:
+    noise = np.random.default_rng(derive(seed, "jitter")).standard_normal(points.shape, dtype=np.float32)
+    return np.asarray(points + noise * np.float32(_JITTER / np.sqrt(points.shape[1])), dtype=np.float32)
+
+
+def _allowed(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    ours = {"n_neighbors", "metric", "random_state", "transform_seed", "precomputed_knn", "n_components", "n_jobs"}
+    taken = sorted(ours & parameters.keys())
+    if taken:
+        raise SettingsError(
+            f"{', '.join(taken)} cannot be among the parameters", "Give n_neighbors and seed as such; the rest is set."
+        )
+    return {**defaults, **parameters}
+
+
+def _made(kind: type, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the module has no types
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise SettingsError(f"{kind.__name__} does not take these parameters: {error}") from error
+
+
+@contextmanager
+def _foreign_warnings() -> Iterator[None]:
+    """Silence for what umap says of itself: one thread under a seed, no index with precomputed neighbours …"""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"umap\.")
+        yield
+
+
+UMAP = Method(umap, metric="cosine", fewest_texts=4, neighborhoods=True, independent=True)
+ALIGNED_UMAP = Method(aligned_umap, metric="cosine", fewest_texts=4, neighborhoods=True, independent=False)
