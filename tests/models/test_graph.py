@@ -98,8 +98,9 @@ def test_a_row_draws_the_same_alone_and_in_any_batch(tmp_path: Path, function: C
     assert 0.1 < (together == 0).mean() < 0.5
 
 
-def test_passes_and_seeds_differ_and_repeat(tmp_path: Path) -> None:
-    module, draws = settled(save(tmp_path, dropout))
+@pytest.mark.parametrize("function", [dropout, dropout_written_otherwise])
+def test_passes_and_seeds_differ_and_repeat(tmp_path: Path, function: Callable[[Any], Any]) -> None:
+    module, draws = settled(save(tmp_path, function))
     first = run(module, draws)
     for other in (Pass(Mode.TRAINING, 3, 7), Pass(Mode.TRAINING, 2, 8)):
         assert not np.array_equal(run(module, draws, pass_=other), first)

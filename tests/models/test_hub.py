@@ -13,7 +13,7 @@ from embedsvc.models.bert import BertRunner
 from embedsvc.models.hub import HubEncoder, load, load_recipe, resolve
 from embedsvc.models.runner import GraphRunner, buckets
 from embedsvc.types import Mode, Pass, Text
-from tests.models.tiny_saved_models import call_plainly, save_classifier, save_encoder, save_preprocess
+from tests.models.tiny_saved_models import call_plainly, save_encoder, save_preprocess
 
 pytestmark = pytest.mark.tensorflow
 
@@ -139,14 +139,18 @@ def test_the_one_preprocess_folder_beside_it_is_taken_and_two_are_an_error(model
 
 
 def test_models_in_each_others_place_are_errors(models: Path, tmp_path: Path) -> None:
+    import tensorflow as tf
+
     pre, encoder = str(models / "preprocess"), str(models / "encoder")
     with pytest.raises(ModelFormatError, match="no tokenize"):
         load(encoder, LoadOptions(preprocess=encoder))
     with pytest.raises(ModelFormatError, match="input_word_ids"):
         load(pre, LoadOptions(preprocess=pre))
-    classifier = save_classifier(tmp_path / "classifier", 1)
+    classifier = tf.Module()
+    classifier.__call__ = tf.function(tf.strings.length, input_signature=[tf.TensorSpec([None], tf.string)])
+    tf.saved_model.save(classifier, str(tmp_path / "classifier"))
     with pytest.raises(ModelFormatError, match="savedmodel:"):
-        load(str(classifier), LoadOptions(preprocess=pre))
+        load(str(tmp_path / "classifier"), LoadOptions(preprocess=pre))
 
 
 def test_a_torn_model_is_an_error_that_names_it(models: Path, tmp_path: Path) -> None:

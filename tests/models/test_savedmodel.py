@@ -229,6 +229,14 @@ def test_a_torn_file_is_an_error_that_names_the_folder(folder: Path, tmp_path: P
     assert "embedsvc-" not in str(caught.value), "the temporary copy is nobody's business"
 
 
+def test_missing_weights_are_an_error_that_names_the_users_folder(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "torn", ignore=shutil.ignore_patterns("variables.*"))
+    with pytest.raises(ModelFormatError) as caught:
+        load(str(tmp_path / "torn"), LoadOptions())
+    assert f"{tmp_path / 'torn' / 'variables'}" in caught.value.problem
+    assert "embedsvc-" not in str(caught.value)
+
+
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelFormatError, match="no folder"):
         load(str(tmp_path / "nowhere"), LoadOptions())
