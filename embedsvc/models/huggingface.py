@@ -5,7 +5,6 @@ BertModel, BertForSequenceClassification and sentence-transformers BERT: all run
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from embedsvc.head import Head
 from embedsvc.models import safety
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.bert import BertConfig, BertEncoder, BertRunner, Weights
+from embedsvc.models.safety.hugging_face import read_json
 from embedsvc.models.wordpiece import load_tokenizer
 
 __all__ = ["load", "read_config", "read_weights"]
@@ -39,9 +39,9 @@ def load(location: str, options: LoadOptions) -> BertEncoder:
     """
     folder = Path(location)
     notes = list(safety.check_hugging_face_folder(folder))
-    data = _read_json(folder / "config.json")
+    data = read_json(folder / "config.json")
     config = read_config(data, folder)
-    tensors = _read_tensors(folder / "model.safetensors")
+    tensors = _read_tensors(folder)
     weights = read_weights(tensors, config, folder)
     tokenizer = load_tokenizer(folder)
     if tokenizer.size > len(weights["word"]):
@@ -218,8 +218,17 @@ def _untrained_note(tensors: dict[str, Any], has_pooler: bool) -> str:
     return "The model has no trained classifier behind its dropout, so there are no logits."
 
 
-def _read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Every floating tensor as float32; half precision is widened exactly."""
+def _read_tensors(folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Every floating tensor as float32, from one file or from the shards that an index names."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists() or not index.exists():
+        return _read_file(whole)
+    # check_hugging_face_folder has looked at the names: plain files of this folder.
+    shards = sorted(set(read_json(index)["weight_map"].values()))
+    return {name: tensor for shard in shards for name, tensor in _read_file(folder / shard).items()}
+
+
+def _read_file(path: Path) -> dict[str, NDArray[np.float32]]:
     from safetensors import SafetensorError, safe_open
 
     safety.check_safetensors(path)
@@ -227,24 +236,9 @@ def _read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
     try:
         with safe_open(str(path), framework="np") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
-                if file.get_slice(name).get_dtype() in ("F16", "F32", "F64"):
-                    tensors[name] = np.asarray(file.get_tensor(name), dtype=np.float32)
-                elif file.get_slice(name).get_dtype() == "BF16":
-                    tensors[name] = _widen_bfloat16(file.get_tensor(name))
+                # Half precision is widened exactly; integers (position ids) are no weights.
+                if file.get_slice(name).get_dtype() in ("F16", "BF16", "F32", "F64"):
+                    tensors[name] = file.get_tensor(name).astype(np.float32)
     except (SafetensorError, OSError) as error:
         raise ModelFormatError(f"{path} is torn or foreign: {error}", "Fetch the file again.") from error
     return tensors
-
-
-def _widen_bfloat16(array: NDArray[Any]) -> NDArray[np.float32]:
-    return np.asarray(array.astype(np.float32))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelFormatError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ModelFormatError(f"{path} holds no JSON object")
-    return data

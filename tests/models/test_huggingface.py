@@ -441,3 +441,22 @@ def test_the_real_model_says_that_its_head_is_untrained(minilm):
     assert minilm.head.rate == 0.1
     assert "logits" not in minilm.spec.taps
     assert "untrained" in minilm.spec.notes[0]
+
+
+def test_weights_in_shards_give_the_vectors_of_one_file(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = make_tensors(CONFIG, seed=1)
+    write_folder(tmp_path / "whole", tensors, CONFIG)
+    write_folder(tmp_path / "sharded", tensors, CONFIG)
+    whole = tmp_path / "sharded" / "model.safetensors"
+    stored = load_file(whole)
+    whole.unlink()
+    shards = {name: f"model-0000{1 + at % 2}-of-00002.safetensors" for at, name in enumerate(stored)}
+    for shard in set(shards.values()):
+        part = {name: value for name, value in stored.items() if shards[name] == shard}
+        save_file(part, tmp_path / "sharded" / shard, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": shards}
+    (tmp_path / "sharded" / "model.safetensors.index.json").write_text(json.dumps(index))
+    one, many = (load_model(f"hf:{tmp_path / name}") for name in ("whole", "sharded"))
+    np.testing.assert_array_equal(vectors(one, "mean")["mean"], vectors(many, "mean")["mean"])
