@@ -146,7 +146,7 @@ def moments(blocks: Blocks, *, pairs: Iterable[tuple[int, int]] | None = None, n
     blocks : callable
         Starts a pass over the rows, and is called twice.
     pairs : iterable of (int, int), optional
-        Cross-products that are needed; all by default. Each with itself is always there.
+        Cross-products that are needed; all by default. CKA needs that of each side with itself, Procrustes does not.
     names : sequence of str, optional
         What the representations are, for messages.
 
@@ -168,7 +168,7 @@ def moments(blocks: Blocks, *, pairs: Iterable[tuple[int, int]] | None = None, n
             varies = [False] * len(block)
             every = [(i, j) for i in range(len(block)) for j in range(i, len(block))]
             some = every if pairs is None else {(min(pair), max(pair)) for pair in pairs}
-            cross = {(i, j): np.zeros((len(sums[i]), len(sums[j]))) for i, j in every if i == j or (i, j) in some}
+            cross = {(i, j): np.zeros((len(sums[i]), len(sums[j]))) for i, j in some}
         if len({len(x) for x in block}) > 1:
             raise SettingsError(f"the representations have {', '.join(str(len(x)) for x in block)} rows")
         for i, x in enumerate(block):
@@ -311,7 +311,9 @@ def second_order_cosine(x: Vectors, y: Vectors, *, k: int = 10) -> float:
     return float(row_second_order(unit_rows(x), unit_rows(y), a, b).mean())
 
 
-def row_second_order(x: Vectors, y: Vectors, a: NeighborGraph, b: NeighborGraph) -> Floats:
+def row_second_order(
+    x: Vectors, y: Vectors, a: NeighborGraph, b: NeighborGraph, *, order: NDArray[np.int64] | None = None
+) -> Floats:
     """How alike a text's similarities to its neighbours are on both sides: the cosine of the two lists, shape (m,).
 
     Parameters
@@ -320,6 +322,8 @@ def row_second_order(x: Vectors, y: Vectors, a: NeighborGraph, b: NeighborGraph)
         Rows of length 1 (`unit_rows`).
     a, b : NeighborGraph
         The neighbours on either side; a text is described by its similarities to the union of both.
+    order : ndarray of shape (n,), optional
+        Row i of `x` is row ``order[i]`` of `y`; `b` is in the row numbers of `x` all the same.
 
     Raises
     ------
@@ -335,9 +339,10 @@ def row_second_order(x: Vectors, y: Vectors, a: NeighborGraph, b: NeighborGraph)
         near = np.sort(both[cut], axis=1)
         # A neighbour on both sides counts once.
         once = np.concatenate([np.ones((len(near), 1), dtype=bool), near[:, 1:] != near[:, :-1]], axis=1)
+        at, other = (rows[cut], near) if order is None else (order[rows[cut]], order[near])
         first, second = (
-            np.where(once, np.einsum("md,mkd->mk", side[rows[cut]], side[near]), 0).astype(np.float64)
-            for side in (x, y)
+            np.where(once, np.einsum("md,mkd->mk", side[own], side[others]), 0).astype(np.float64)
+            for side, own, others in ((x, rows[cut], near), (y, at, other))
         )
         norms = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
         if not norms.all():

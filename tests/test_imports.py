@@ -20,10 +20,10 @@ LAYERS = {
     "doors": {"__init__", "__main__", "cli"},
     "jobs": set(),
     "reports": set(),
-    "verbs": {"extraction", "clustering", "probing", "projection", "uncertainty"},
+    "verbs": {"extraction", "comparison", "clustering", "probing", "projection", "uncertainty"},
     "what verbs work with": {
         *("models", "texts", "batching", "catalog", "head"),
-        *("manifest", "parts", "store", "embeddings", "formats", "metrics"),
+        *("manifest", "parts", "store", "embeddings", "formats", "metrics", "simulation", "resampling", "figures"),
         *("agreement", "clusterers", "clusters", "pca", "projectors", "scores", "tallies", "umaps", "variants"),
     },
     "foundations": {"masks", "registry", "neighbors", "theory"},

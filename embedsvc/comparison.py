@@ -1,0 +1,355 @@
+"""Compare variants of the same texts pair by pair: what is observed, what dropout alone predicts, what chance gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedsvc import metrics
+from embedsvc.embeddings import EmbeddingSet
+from embedsvc.errors import SettingsError
+from embedsvc.figures import Draws, Figure, Pair, Side, Work
+from embedsvc.manifest import summarise
+from embedsvc.metrics import METRICS
+from embedsvc.neighbors import Graphs
+from embedsvc.types import check_seed
+
+__all__ = ["DEFAULT_METRICS", "DEFAULT_VARIANTS", "Comparison", "Figure", "Pair", "compare"]
+
+Floats = NDArray[np.float64]
+
+DEFAULT_METRICS = ("cka", "procrustes", "rsa", "cosine", "knn_overlap", "second_order_cosine")
+DEFAULT_VARIANTS = (
+    "pre_dropout.inference",
+    "post_dropout.inference",  # costs nothing: it is the first, and said to be
+    "pre_dropout.training.0",
+    "post_dropout.training.0",
+    "post_dropout.training.1",
+    "post_dropout.head.0",
+    "post_dropout.head.1",
+)
+
+_KS = (10, 50)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """What `compare` found.
+
+    Attributes
+    ----------
+    variants : tuple of str
+        Compared, identical ones included. With a second set they begin with ``this:`` or ``other:``.
+    pairs : tuple of Pair
+        Every two of those that differ.
+    identical : mapping of str to str
+        Variants and the earlier one they equal bit for bit.
+    left_out : tuple of str
+        Variants of the set that were not asked for.
+    ids : tuple of str
+        Texts compared.
+    queries : ndarray of shape (m,)
+        Rows whose neighbours were searched.
+    ks : tuple of int
+    seed, n_permutations, n_bootstrap, n_simulations : int
+    sampling, method : str
+    notes : tuple of str
+    """
+
+    variants: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    identical: Mapping[str, str]
+    left_out: tuple[str, ...]
+    ids: tuple[str, ...]
+    queries: NDArray[np.int64]
+    ks: tuple[int, ...]
+    seed: int
+    n_permutations: int
+    n_bootstrap: int
+    n_simulations: int
+    sampling: str
+    method: str
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def n(self) -> int:
+        """Texts compared."""
+        return len(self.ids)
+
+    def pair(self, a: str, b: str) -> Pair | None:
+        """The pair of two variants in either order, through what they are identical to; None if they are the same.
+
+        Raises
+        ------
+        SettingsError
+            If one was not compared.
+        """
+        for name in (a, b):
+            if name not in self.variants:
+                raise SettingsError(f"{name} was not compared", f"Compared: {', '.join(self.variants)}")
+        wanted = {self.identical.get(a, a), self.identical.get(b, b)}
+        return next((pair for pair in self.pairs if {pair.a, pair.b} == wanted), None)
+
+    def matrix(self, measure: str) -> Floats:
+        """Observed values between all `variants`, NaN where there is none."""
+        own = METRICS[measure if measure in METRICS else measure.rpartition("_")[0]].on_identical
+        values = np.full((len(self.variants),) * 2, np.nan)
+        for i, a in enumerate(self.variants):
+            for j, b in enumerate(self.variants):
+                pair = self.pair(a, b)
+                if pair is None:
+                    values[i, j] = own
+                elif measure in pair.figures:
+                    values[i, j] = pair.figures[measure].observed
+        return values
+
+    def scores(self) -> dict[str, Floats]:
+        """Per-text scores of all pairs, by ``score(a,b)``: the columns of the scores file."""
+        return {f"{name}({p.a},{p.b})": values for p in self.pairs for name, values in p.scores.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values only; per-text scores stay out."""
+        return {
+            "n": self.n,
+            "variants": list(self.variants),
+            "identical": dict(self.identical),
+            "left_out": list(self.left_out),
+            "ks": list(self.ks),
+            "seed": self.seed,
+            "n_permutations": self.n_permutations,
+            "n_bootstrap": self.n_bootstrap,
+            "n_simulations": self.n_simulations,
+            "sampling": self.sampling,
+            "method": self.method,
+            "notes": list(self.notes),
+            "pairs": [
+                {
+                    "a": pair.a,
+                    "b": pair.b,
+                    "dropout_alone": pair.mechanism and str(pair.mechanism),
+                    "figures": {name: figure.to_json() for name, figure in pair.figures.items()},
+                    "omitted": dict(pair.omitted),
+                }
+                for pair in self.pairs
+            ],
+        }
+
+
+def compare(
+    embeddings: EmbeddingSet,
+    *,
+    variants: Sequence[str] | None = None,
+    other: EmbeddingSet | None = None,
+    join: str = "strict",
+    measures: Sequence[str] = DEFAULT_METRICS,
+    ks: Sequence[int] | None = None,
+    n_permutations: int = 100,
+    n_bootstrap: int = 200,
+    n_simulations: int = 4,
+    sample: int = 1_000,
+    seed: int = 0,
+    graphs: Graphs | None = None,
+) -> Comparison:
+    """Compare every two variants of a set, or of two sets of the same texts.
+
+    Parameters
+    ----------
+    embeddings : EmbeddingSet
+        The vectors of the variants compared are held in memory.
+    variants : sequence of str, optional
+        By default those of `DEFAULT_VARIANTS` that the set holds, two passes of each kind at most. With `other`: of
+        both sets, by default `pre_dropout.inference` and `post_dropout.training.0`.
+    other : EmbeddingSet, optional
+        Joined by id.
+    join : {"strict", "inner"}
+        Whether every text must be in both sets, or those in both are enough.
+    measures : sequence of str
+        Names out of `METRICS`. Those beyond `DEFAULT_METRICS` are taken over the sample.
+    ks : sequence of int, optional
+        Neighbours for the overlap; 10 and 50 by default, as far as there are texts. The first is that of second-order
+        cosine as well.
+    n_permutations, n_bootstrap : int
+        Draws of the null and of the intervals.
+    n_simulations : int
+        Head masks drawn where the expectation has no closed form, 2 or more.
+    sample : int
+        Texts for what takes squares of their number (RSA, permutations, the interval of CKA): from 10 to 2,000.
+    seed : int
+        Of all draws; a set's own masks are drawn by its own seed.
+    graphs : Graphs, optional
+        Of this set, to use instead of searching again; not with `other`.
+
+    Raises
+    ------
+    SettingsError
+        For a single variant, too few texts, a k that is too large, or sets that do not share their texts.
+    UnknownVariantError
+    DegenerateInputError
+        For vectors that are not finite, zero, or the same for every text.
+    """
+    check_seed(seed)
+    for name, value, least in (
+        ("n_permutations", n_permutations, 20),
+        ("n_bootstrap", n_bootstrap, 20),
+        ("n_simulations", n_simulations, 2),
+        ("sample", sample, 10),
+    ):
+        if value < least:
+            raise SettingsError(f"{name} is {value}, expected {least} or more")
+    if sample > metrics.RSA_TEXTS:
+        raise SettingsError(f"sample is {sample}, expected at most {metrics.RSA_TEXTS}: their pairs are held in memory")
+    for name in measures:
+        METRICS[name]
+    sides, left_out, ids = _sides(embeddings, variants, other, join)
+    n = len(ids)
+    if n < 4:
+        raise SettingsError(f"there are {n} texts to compare, expected 4 or more", "Bring more texts.")
+    notes: list[str] = []
+    chosen = _neighbors(ks, n, notes)
+    same = _identical(sides)
+    work = Work(
+        [side for side in sides if side.name not in same],
+        ids,
+        chosen,
+        Draws(seed, n_permutations, n_bootstrap, n_simulations, sample),
+        graphs if other is None else None,
+    )
+    duplicates = work.duplicates()
+    if duplicates:
+        notes.append(
+            f"{duplicates:,} texts have the very vector of another in {work.sides[0].name}; which of equals are "
+            "neighbours is arbitrary"
+        )
+    pairs = [
+        work.pair(i, j, tuple(dict.fromkeys(measures)))
+        for i in range(len(work.sides))
+        for j in range(i + 1, len(work.sides))
+    ]
+    return Comparison(
+        variants=tuple(side.name for side in sides),
+        pairs=tuple(pairs),
+        identical=same,
+        left_out=left_out,
+        ids=ids,
+        queries=work.queries,
+        ks=chosen,
+        seed=seed,
+        n_permutations=n_permutations,
+        n_bootstrap=n_bootstrap,
+        n_simulations=n_simulations,
+        sampling=work.sampling,
+        method=_METHOD,
+        notes=tuple(notes),
+    )
+
+
+_METHOD = (
+    "CKA: linear, debiased, of all texts. Procrustes: angular distance in radians, of all texts. RSA: Spearman "
+    "correlation of euclidean distances, of the sample. Neighbours by cosine, exact unless a graph given says "
+    "otherwise, a text never its own. Expected: from the head's dropout alone, by closed form (CKA, cosine) or drawn "
+    "head masks. Null: random matches of the texts of the sample (Procrustes: of all texts). Intervals: bootstrap over "
+    "texts, 95 %; of CKA and Procrustes to first order."
+)
+
+
+def _neighbors(ks: Sequence[int] | None, n: int, notes: list[str]) -> tuple[int, ...]:
+    if ks is None:
+        chosen = tuple(k for k in _KS if k < n) or (min(3, n - 1),)
+        if len(chosen) < len(_KS):
+            notes.append(f"{n} texts have too few neighbours for k = {', '.join(str(k) for k in _KS if k >= n)}")
+        return chosen
+    if not ks:
+        raise SettingsError("ks is empty, expected at least one number of neighbours")
+    for k in ks:
+        if not 1 <= k < n:
+            raise SettingsError(
+                f"k is {k}, expected 1 to {n - 1}: there are {n:,} texts, and a text is not its own neighbour",
+                "Ask for fewer neighbours, or bring more texts.",
+            )
+    return tuple(dict.fromkeys(ks))
+
+
+def _identical(sides: list[Side]) -> dict[str, str]:
+    """Variants equal bit for bit to an earlier one: by the manifest where it says so, else by their bytes."""
+    same: dict[str, str] = {}
+    for at, side in enumerate(sides):
+        for earlier in sides[:at]:
+            if earlier.name in same:
+                continue
+            told = side.embeddings is earlier.embeddings and earlier.variant == side.embeddings.manifest.identical.get(
+                side.variant
+            )
+            if told or side.digest == earlier.digest:
+                same[side.name] = earlier.name
+                break
+    return same
+
+
+def _sides(
+    embeddings: EmbeddingSet, variants: Sequence[str] | None, other: EmbeddingSet | None, join: str
+) -> tuple[list[Side], tuple[str, ...], tuple[str, ...]]:
+    """What to compare, what was left out, and the ids of the texts."""
+    if join not in ("strict", "inner"):
+        raise SettingsError(f"join is {join!r}, expected 'strict' or 'inner'")
+    if other is None:
+        names = _default(embeddings, DEFAULT_VARIANTS) if variants is None else tuple(dict.fromkeys(variants))
+        embeddings.iter_blocks(names)  # raises for an unknown name, and reads nothing
+        if len(names) < 2:
+            raise SettingsError(
+                f"there is one variant to compare, {names[0]}, expected two or more"
+                if names
+                else "no variant was named",
+                f"The set holds: {summarise(embeddings.variants)}",
+            )
+        left_out = tuple(name for name in embeddings.variants if name not in names)
+        return [Side(name, embeddings, name, None) for name in names], left_out, embeddings.ids
+    few = ("pre_dropout.inference", "post_dropout.training.0")
+    ours, theirs = (
+        _default(each, few) if variants is None else tuple(dict.fromkeys(variants)) for each in (embeddings, other)
+    )
+    embeddings.iter_blocks(ours)
+    other.iter_blocks(theirs)
+    rows, other_rows = _joined(embeddings, other, join)
+    sides = [Side(f"this:{name}", embeddings, name, rows) for name in ours]
+    sides += [Side(f"other:{name}", other, name, other_rows) for name in theirs]
+    left_out = tuple(f"this:{name}" for name in embeddings.variants if name not in ours)
+    left_out += tuple(f"other:{name}" for name in other.variants if name not in theirs)
+    return sides, left_out, tuple(embeddings.ids[row] for row in rows)
+
+
+def _default(embeddings: EmbeddingSet, preferred: Sequence[str]) -> tuple[str, ...]:
+    named = tuple(name for name in preferred if name in embeddings.variants)
+    return named or embeddings.variants[:6]
+
+
+def _joined(one: EmbeddingSet, other: EmbeddingSet, join: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the texts that two sets share, in the order of the first.
+
+    Raises
+    ------
+    SettingsError
+        If they share too few, or an id stands for different texts.
+    """
+    where = {text_id: row for row, text_id in enumerate(other.ids)}
+    shared = [(row, where[text_id]) for row, text_id in enumerate(one.ids) if text_id in where]
+    counts = f"{one.path} has {len(one):,} texts, {other.path} {len(other):,}, and {len(shared):,} ids are in both"
+    if len(shared) < 4 or (join == "strict" and not len(shared) == len(one) == len(other)):
+        missing = [text_id for text_id in one.ids if text_id not in where] or sorted(where.keys() - set(one.ids))
+        advice = (
+            "Extract both from the same texts, or name the column of their ids with --id-column."
+            if len(shared) < 4
+            else "Compare the texts that are in both with --join inner."
+        )
+        raise SettingsError(f"the sets are not of the same texts: {counts}; not in both: {missing[0]!r}", advice)
+    changed = [one.ids[a] for a, b in shared if one.texts[a] != other.texts[b]]
+    if changed:
+        raise SettingsError(
+            f"{len(changed):,} of {len(shared):,} shared ids stand for different texts, the first is {changed[0]!r}",
+            "Ids made of file and row match by accident: extract both with --id-column.",
+        )
+    pairs = np.array(shared, dtype=np.int64)
+    return pairs[:, 0], pairs[:, 1]
