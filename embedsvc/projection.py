@@ -64,7 +64,7 @@ class Movement:
         displacements; on a PCA, of the places that the head's mask alone would give this very text (Gaussian, by its
         noise ellipse). NaN where there is neither.
     moved : ndarray of shape (n,), bool
-        Whether an arrow may be drawn: the percentile is above 95.
+        Whether an arrow may be drawn: the displacement is above the 95th percentile.
     """
 
     displacement: Floats
@@ -308,8 +308,8 @@ def _movement(layout: Layout, base: str, name: str) -> Movement:
     percentile = np.full(len(step), np.nan)
     if layout.control is not None:
         below = np.searchsorted(np.sort(layout.control), displacement, side="left")
-        percentile = 100.0 * below / len(step)
-    elif layout.noise is not None:
+        return Movement(displacement, 100.0 * below / len(step), displacement > np.percentile(layout.control, _ABOVE))
+    if layout.noise is not None:
         percentile = _within_noise(step, layout.noise.astype(np.float64))
     return Movement(displacement, percentile, percentile > _ABOVE)
 

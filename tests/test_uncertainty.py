@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from embedsvc import EmbeddingSet, Head, Settings, extract_files
+from embedsvc import EmbeddingSet, Head, ReadOptions, Settings, extract_files
 from embedsvc.errors import DegenerateInputError, SettingsError, UnknownVariantError
 from embedsvc.tallies import cosines
 from embedsvc.types import Mode
@@ -16,17 +16,22 @@ from embedsvc.uncertainty import stability
 from tests import sets
 
 N = 120
+READING = ReadOptions(id_column="id")
 
 
 def write_texts(path, n=N):
     rng = np.random.default_rng(2)
-    path.write_text("\n".join(" ".join(f"w{word}" for word in rng.integers(0, 60, 9)) for _ in range(n)) + "\n")
+    texts = (" ".join(f"w{word}" for word in rng.integers(0, 60, 9)) for _ in range(n))
+    # Ids of their own: those of a .txt hold its path, and masks follow ids.
+    path.write_text("id,text\n" + "".join(f"{row},{text}\n" for row, text in enumerate(texts)))
     return str(path)
 
 
 def make(folder, modes, *, passes=0, seed=None, taps=()):
     settings = Settings(modes=modes, passes=passes, seed=seed, taps=taps, rows_per_part=50)
-    extract_files([write_texts(folder / "t.txt")], folder / "set", model="fake:64", settings=settings)
+    extract_files(
+        [write_texts(folder / "t.csv")], folder / "set", model="fake:64", settings=settings, read_options=READING
+    )
     return EmbeddingSet.read(folder / "set")
 
 
@@ -238,7 +243,7 @@ def test_a_vector_of_length_0_has_no_neighbours_but_the_rest_can_be_asked(tmp_pa
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_few_texts_are_enough(tmp_path, n):
-    extract_files([write_texts(tmp_path / "t.txt", n)], tmp_path / "set", model="fake:16")
+    extract_files([write_texts(tmp_path / "t.csv", n)], tmp_path / "set", model="fake:16", read_options=READING)
     found = stability(EmbeddingSet.read(tmp_path / "set"), passes=4)
     assert found.n == n
     assert (found.head.neighbors is None) == (n == 1)
