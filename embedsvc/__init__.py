@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from embedsvc.clustering import cluster
+    from embedsvc.comparison import compare
     from embedsvc.embeddings import EmbeddingSet
     from embedsvc.errors import EmbedsvcError
     from embedsvc.extraction import Settings, Summary, extract, extract_files
@@ -45,6 +46,7 @@ _PUBLIC = {
     "Text": "types",
     "Variant": "types",
     "cluster": "clustering",
+    "compare": "comparison",
     "extract": "extraction",
     "extract_files": "extraction",
     "forward": "models.base",
@@ -72,6 +74,7 @@ __all__ = [
     "Text",
     "Variant",
     "cluster",
+    "compare",
     "extract",
     "extract_files",
     "forward",

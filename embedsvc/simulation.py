@@ -20,7 +20,7 @@ from embedsvc.types import Mode, Variant, Vectors
 __all__ = ["Mechanism", "Simulation", "mechanism"]
 
 Floats = NDArray[np.float64]
-T = TypeVar("T")
+T = TypeVar("T", float, Floats)
 
 _PRE, _POST = "pre_dropout", "post_dropout"
 
@@ -155,7 +155,8 @@ class Simulation:
     def _mean(self, key: tuple[str | int, ...], count: int, measure: Callable[[int, int], T]) -> T:
         """Mean over the draws, kept: pairs of variants that share a mechanism share its expectations."""
         if key not in self._known:
-            self._known[key] = np.mean([measure(i, j) for i, j in self.pairs(count)], axis=0)
+            draws = np.array([measure(i, j) for i, j in self.pairs(count)])
+            self._known[key] = float(draws.mean()) if draws.ndim == 1 else draws.mean(axis=0)
         known: T = self._known[key]
         return known
 

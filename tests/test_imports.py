@@ -20,7 +20,7 @@ LAYERS = {
     "doors": {"__init__", "__main__", "cli"},
     "jobs": set(),
     "reports": set(),
-    "verbs": {"extraction", "comparison", "clustering", "probing", "projection", "uncertainty"},
+    "verbs": {"extraction", "comparison", "clustering", "probing", "projection", "uncertainty", "retrieval"},
     "what verbs work with": {
         *("models", "texts", "batching", "catalog", "head"),
         *("manifest", "parts", "store", "embeddings", "formats", "metrics", "simulation", "resampling", "figures"),

@@ -43,9 +43,10 @@ def test_cka_does_not_depend_on_the_blocks(rows):
 
 
 def test_moments_of_the_pairs_asked_for():
-    some = moments(lambda: [(X, Y, X[:, :3])], pairs=[(2, 0)])
-    assert set(some.cross) == {(0, 0), (1, 1), (2, 2), (0, 2)}
+    some = moments(lambda: [(X, Y, X[:, :3])], pairs=[(2, 0), (0, 0), (2, 2)])
+    assert set(some.cross) == {(0, 0), (2, 2), (0, 2)}
     assert some.cka(2, 0) == pytest.approx(linear_cka(X, X[:, :3]))
+    assert some.procrustes(0, 2) == pytest.approx(procrustes(X, X[:, :3]), abs=1e-6)
 
 
 def test_independent_gaussians():

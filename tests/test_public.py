@@ -26,6 +26,7 @@ PROMISED = [
     "Text",
     "Variant",
     "cluster",
+    "compare",
     "extract",
     "extract_files",
     "forward",
