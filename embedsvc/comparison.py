@@ -159,7 +159,7 @@ def compare(
     Parameters
     ----------
     embeddings : EmbeddingSet
-        The vectors of the variants compared are held in memory.
+        The vectors of the variants compared are held in memory, but for CKA alone: it streams them from the set.
     variants : sequence of str, optional
         By default those of `DEFAULT_VARIANTS` that the set holds, two passes of each kind at most. With `other`: of
         both sets, by default `pre_dropout.inference` and `post_dropout.training.0`.
@@ -210,6 +210,11 @@ def compare(
         raise SettingsError(f"there are {n} texts to compare, expected 4 or more", "Bring more texts.")
     notes: list[str] = []
     chosen = _neighbors(ks, n, notes)
+    if set(measures) - {"cka"}:
+        for side in sides:
+            # Read once here, or each use would stream them from the set again; what is known to be a copy is not read.
+            if side.variant not in side.embeddings.manifest.identical:
+                side.vectors  # noqa: B018
     same = _identical(sides)
     work = Work(
         [side for side in sides if side.name not in same],

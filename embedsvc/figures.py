@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -138,10 +138,37 @@ class Side:
         """The vectors scaled to length 1."""
         return neighbors.unit_rows(self.vectors, self.name)
 
+    @property
+    def width(self) -> int:
+        """Of the vectors."""
+        return self.embeddings.manifest.width(self.variant)
+
+    def blocks(self) -> Iterator[Vectors]:
+        """The vectors in pieces, in order; read anew where they are not in memory, so that memory stays flat."""
+        if self.rows is None and "vectors" not in self.__dict__:
+            for block in self.embeddings.iter_blocks([self.variant], rows=_ROWS):
+                yield block.vectors[self.variant]
+        else:
+            for at in range(0, len(self.vectors), _ROWS):
+                yield self.vectors[at : at + _ROWS]
+
+    def take(self, rows: NDArray[np.int64]) -> Vectors:
+        """Vectors of some rows, ascending."""
+        found, start = [], 0
+        for block in self.blocks():
+            stop = start + len(block)
+            inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
+            found.append(block[inside - start])
+            start = stop
+        return np.concatenate(found)
+
     @cached_property
-    def digest(self) -> tuple[tuple[int, ...], bytes]:
-        """Shape and hash of the bytes."""
-        return self.vectors.shape, hashlib.blake2b(np.ascontiguousarray(self.vectors).data).digest()
+    def digest(self) -> tuple[int, bytes]:
+        """Width and hash of the bytes."""
+        digest = hashlib.blake2b()
+        for block in self.blocks():
+            digest.update(np.ascontiguousarray(block).data)
+        return self.width, digest.digest()
 
 
 class Work:
@@ -177,8 +204,8 @@ class Work:
 
     def duplicates(self) -> int:
         """Texts whose vector in the first side is that of an earlier one."""
-        vectors = np.ascontiguousarray(self.sides[0].vectors)
-        return len(vectors) - len({hash(row.tobytes()) for row in vectors})
+        seen = {hash(row.tobytes()) for block in self.sides[0].blocks() for row in block}
+        return len(self.ids) - len(seen)
 
     def pair(self, i: int, j: int, measures: tuple[str, ...]) -> Pair:
         """Everything about one pair."""
@@ -189,8 +216,8 @@ class Work:
         omitted: dict[str, str] = {}
         task = _Task(self, i, j, basis, scores)
         for name in measures:
-            if name in ("cosine", "alignment") and a.vectors.shape[1] != b.vectors.shape[1]:
-                omitted[name] = f"{a.name} is {a.vectors.shape[1]} wide, {b.name} {b.vectors.shape[1]}"
+            if name in ("cosine", "alignment") and a.width != b.width:
+                omitted[name] = f"{a.name} is {a.width} wide, {b.name} {b.width}"
                 continue
             figures |= _FIGURES[name](task) if name in _FIGURES else _generic(task, name)
         return Pair(a.name, b.name, basis, figures, omitted, scores)
@@ -198,14 +225,27 @@ class Work:
     @cached_property
     def moments(self) -> metrics.Moments:
         """Of all sides, in one stream."""
-        starts = range(0, len(self.ids), _ROWS)
-        names = [side.name for side in self.sides]
-        blocks = lambda: ([side.vectors[at : at + _ROWS] for side in self.sides] for at in starts)  # noqa: E731
-        return metrics.moments(blocks, names=names)
+        return metrics.moments(self._blocks, names=[side.name for side in self.sides])
+
+    def _blocks(self) -> Iterator[list[Vectors]]:
+        one = self.sides[0]
+        if one.rows is None and not all("vectors" in side.__dict__ for side in self.sides):
+            names = [side.variant for side in self.sides]
+            for block in one.embeddings.iter_blocks(names, rows=_ROWS):
+                yield [block.vectors[name] for name in names]
+        else:
+            for at in range(0, len(self.ids), _ROWS):
+                yield [side.vectors[at : at + _ROWS] for side in self.sides]
 
     def sampled(self, i: int) -> Vectors:
         """Vectors of the sample."""
-        return self.sides[i].vectors[self.rows]
+        if i not in self._samples:
+            self._samples[i] = self.sides[i].take(self.rows)
+        return self._samples[i]
+
+    @cached_property
+    def _samples(self) -> dict[int, Vectors]:
+        return {}
 
     @cached_property
     def grams(self) -> list[Floats]:
@@ -270,12 +310,17 @@ class Work:
             )
         return self._simulations[key]
 
+    def base_moments(self, side: Side, base: str) -> metrics.Moments:
+        """Of the variant that is masked, where it is not compared."""
+        masked = Side(base, side.embeddings, base, side.rows)
+        return metrics.moments(lambda: ([block] for block in masked.blocks()), names=[base])
+
     def base_graph(self, side: Side, base: str) -> NeighborGraph:
         """Neighbours in the variant that is masked, be it compared or not."""
         held = next((s for s in self.sides if s.embeddings is side.embeddings and s.variant == base), None)
         if held:
             return self.graphs[held.name]
-        extra = f"base:{base}"
+        extra = f"{id(side.embeddings)}:{base}"
         if extra not in self._extra:
             vectors = self.simulation(side, base).base
             self._extra[extra] = neighbors.neighbor_graph(
@@ -360,7 +405,7 @@ def _cka(task: _Task) -> dict[str, Figure]:
             ),
             None,
         )
-        base, at = (moments, own) if own is not None else (_moments_of(task.simulation.base), 0)
+        base, at = (moments, own) if own is not None else (work.base_moments(task.a, basis.base), 0)
         n, cross = base.n, base.cross[at, at]
         second = np.diagonal(cross) / n + base.means[at] ** 2
         debiased = base.hsic(at, at) / (n * (n - 3))
@@ -528,10 +573,6 @@ _FIGURES: dict[str, Callable[[_Task], dict[str, Figure]]] = {
 def _narrower(work: Work) -> float:
     """How much less an estimate of all texts spreads than one of the sample."""
     return float(np.sqrt(len(work.rows) / len(work.ids)))
-
-
-def _moments_of(x: Vectors) -> metrics.Moments:
-    return metrics.moments(lambda: ([x[at : at + _ROWS]] for at in range(0, len(x), _ROWS)))
 
 
 def _matched(graph: NeighborGraph, rng: np.random.Generator) -> tuple[NeighborGraph, NDArray[np.int64]]:

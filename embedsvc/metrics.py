@@ -172,7 +172,7 @@ def moments(blocks: Blocks, *, pairs: Iterable[tuple[int, int]] | None = None, n
         if len({len(x) for x in block}) > 1:
             raise SettingsError(f"the representations have {', '.join(str(len(x)) for x in block)} rows")
         for i, x in enumerate(block):
-            check_vectors(x, f"{labels[i]}, rows from {n}")
+            check_vectors(x, labels[i], first=n)
             varies[i] = varies[i] or bool((x != first[i]).any())
         moved = [x - shift for x, shift in zip(block, shifts, strict=True)]
         for i, u in enumerate(moved):

@@ -255,8 +255,8 @@ class Graphs:
         return self._graphs[variant]
 
 
-def check_vectors(vectors: Vectors, name: str = "the vectors") -> Vectors:
-    """The vectors themselves if they are finite numbers, a row a text.
+def check_vectors(vectors: Vectors, name: str = "the vectors", *, first: int = 0) -> Vectors:
+    """The vectors themselves if they are finite numbers, a row a text; `first` is the number of their first row.
 
     Raises
     ------
@@ -273,7 +273,8 @@ def check_vectors(vectors: Vectors, name: str = "the vectors") -> Vectors:
     bad = suspects[~np.isfinite(vectors[suspects]).all(axis=1)]
     if len(bad):
         raise DegenerateInputError(
-            f"{name}: NaN or infinite numbers in {_named(bad)}", "Find out what made them, or leave these texts out."
+            f"{name}: NaN or infinite numbers in {_named(bad + first)}",
+            "Find out what made them, or leave these texts out.",
         )
     return vectors
 

@@ -372,3 +372,21 @@ def test_constant_columns_and_duplicates_are_no_error_but_duplicates_are_told(fo
 def test_settings_out_of_range_are_refused(honest, options, message):
     with pytest.raises(SettingsError, match=message):
         compare(honest, **FAST | options)
+
+
+def test_cka_alone_streams_from_the_set(honest, monkeypatch):
+    pick = ["pre_dropout.inference", "post_dropout.head.0", "pre_dropout.training.0", "post_dropout.training.0"]
+    whole = compare(honest, variants=pick, **FAST)
+    monkeypatch.setattr(EmbeddingSet, "__getitem__", None)
+    monkeypatch.setattr("embedsvc.figures._ROWS", 70)
+    streamed = compare(honest, variants=pick, measures=["cka"], **FAST)
+    for one, other in zip(streamed.pairs, whole.pairs, strict=True):
+        (figure,) = one.figures.values()
+        expected = other.figures["cka"].to_json()
+        assert figure.observed == pytest.approx(expected["observed"], rel=1e-9)
+        assert figure.expected == pytest.approx(expected["expected"], rel=1e-9)
+        assert figure.interval.low == pytest.approx(expected["interval"]["low"], rel=1e-6)
+    without_base = compare(honest, variants=pick[1:], measures=["cka"], **FAST)
+    assert without_base.pairs[0].figures["cka"].expected == pytest.approx(
+        whole.pair(*pick[1:3]).figures["cka"].expected
+    )

@@ -171,6 +171,8 @@ def test_bad_input_says_what_is_wrong():
         with pytest.raises(SettingsError, match="x has 120 rows and y 119"):
             measure(X, X[1:])
         assert measure.name == name
+    with pytest.raises(DegenerateInputError, match="representation 1: .* 1 row: 125 "):
+        moments(lambda: [(X, X), (X, bad)])
     with pytest.raises(SettingsError, match="x is 10 wide and y 7.*\nTake cka"):
         metrics.cosine(X, Y)
     with pytest.raises(SettingsError, match="debiasing needs 4 or more"):

@@ -1,0 +1,121 @@
+"""Cheap permutations and bootstraps against the plain ones they stand for."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist
+from scipy.stats import rankdata, spearmanr
+
+from embedsvc import resampling
+from embedsvc.errors import DegenerateInputError
+from embedsvc.metrics import linear_cka, moments, procrustes
+from embedsvc.resampling import Range
+
+RNG = np.random.default_rng(3)
+M = 60
+X = RNG.standard_normal((M, 8))
+Y = X[:, :5] + 0.8 * RNG.standard_normal((M, 5))
+
+
+def orders(draws, seed):
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(M) for _ in range(draws)]
+
+
+def test_permuted_cka_is_that_of_permuted_texts():
+    k, l = resampling.u_centred(X), resampling.u_centred(Y)  # noqa: E741 - as in the paper
+    drawn = resampling.permute_cka(k, l, 5, np.random.default_rng(1))
+    assert drawn == pytest.approx([linear_cka(X, Y[order]) for order in orders(5, 1)], abs=1e-9)
+
+
+def test_permuted_spearman_is_that_of_permuted_texts():
+    squares = [resampling.rank_square(rankdata(pdist(v)), M) for v in (X, Y)]
+    drawn = resampling.permute_spearman(*squares, 5, np.random.default_rng(1))
+    expected = [spearmanr(pdist(X), pdist(Y[order])).statistic for order in orders(5, 1)]
+    assert drawn == pytest.approx(expected, abs=1e-9)
+
+
+def test_permuted_cosine_is_that_of_permuted_texts():
+    x = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+    drawn = resampling.permute_cosine(x, x, 5, np.random.default_rng(1))
+    assert drawn == pytest.approx([(x * x[order]).sum(1).mean() for order in orders(5, 1)], abs=1e-6)
+
+
+def test_permuted_procrustes_of_few_texts_is_that_of_permuted_texts():
+    m = moments(lambda: [(X, Y)])
+    covariances = (m.cross[0, 0], m.cross[1, 1])
+    drawn = resampling.permute_procrustes(lambda: (X, Y), covariances, M, 5, np.random.default_rng(1))
+    assert drawn == pytest.approx([procrustes(X, Y[order]) for order in orders(5, 1)], abs=1e-9)
+
+
+def test_permuted_procrustes_of_many_texts_follows_the_normal_law():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((600, 8)) * np.arange(1, 9), rng.standard_normal((600, 6)) + 3
+    m = moments(lambda: [(x, y)])
+    covariances = (m.cross[0, 0], m.cross[1, 1])
+    drawn = resampling.permute_procrustes(None, covariances, 600, 200, np.random.default_rng(1))
+    real = [procrustes(x, y[np.random.default_rng(seed).permutation(600)]) for seed in range(200)]
+    assert np.mean(drawn) == pytest.approx(np.mean(real), abs=0.002)
+    assert np.std(drawn) == pytest.approx(np.std(real), rel=0.25)
+
+
+def test_a_draw_of_every_text_once_is_the_estimate_itself():
+    once = np.ones((1, M))
+    k, l = resampling.u_centred(X), resampling.u_centred(Y)  # noqa: E741 - as in the paper
+    assert resampling.bootstrap_cka(k, l, once)[0] == pytest.approx(linear_cka(X, Y), abs=1e-9)
+    correlations = resampling.bootstrap_spearman([pdist(X), pdist(Y)], M, once)[0]
+    assert correlations[0, 1] == pytest.approx(spearmanr(pdist(X), pdist(Y)).statistic, abs=1e-9)
+    assert np.diagonal(correlations) == pytest.approx([1, 1])
+    m = moments(lambda: [(X, Y)])
+    whole = resampling.bootstrap_procrustes(X - m.means[0], Y - m.means[1], m.rotation(0, 1)[0], once)
+    assert whole[0] == pytest.approx(procrustes(X, Y), abs=1e-9)
+    assert resampling.bootstrap_mean(X[:, 0], once).mean == pytest.approx(X[:, 0].mean())
+
+
+def test_resampled_spearman_ranks_anew_and_leaves_out_a_text_with_itself():
+    weights = resampling.bootstrap_weights(M, 4, np.random.default_rng(2))
+    drawn = resampling.bootstrap_spearman([pdist(X), pdist(Y)], M, weights)[:, 0, 1]
+    for weight, value in zip(weights, drawn, strict=True):
+        rows = np.repeat(np.arange(M), weight.astype(int))
+        first, second = np.triu_indices(len(rows), 1)
+        apart = rows[first] != rows[second]
+        pairs = [np.linalg.norm(v[rows[first]] - v[rows[second]], axis=1)[apart].round(9) for v in (X, Y)]
+        assert value == pytest.approx(spearmanr(*pairs).statistic, abs=1e-9)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    """CKA of a population that is known well, from 100 samples of 120 texts."""
+    rng = np.random.default_rng(5)
+    mixing = rng.standard_normal((8, 8))
+
+    def draw(n):
+        x = rng.standard_normal((n, 8))
+        return x, x @ mixing + 2 * rng.standard_normal((n, 8))
+
+    truth = linear_cka(*draw(60_000))
+    inside = 0
+    for _ in range(100):
+        x, y = draw(120)
+        k, l = resampling.u_centred(x), resampling.u_centred(y)  # noqa: E741 - as in the paper
+        weights = resampling.bootstrap_weights(120, 100, rng)
+        interval = Range.of(resampling.bootstrap_cka(k, l, weights))
+        inside += interval.low <= truth <= interval.high
+    assert 80 <= inside <= 100
+
+
+def test_the_mean_of_many_scores_has_the_interval_of_its_bootstrap():
+    scores = np.random.default_rng(6).exponential(size=4000)
+    drawn = resampling.bootstrap_mean(scores, resampling.bootstrap_weights(4000, 800, np.random.default_rng(7)))
+    limit = resampling.bootstrap_mean(scores, None)
+    assert limit.low == pytest.approx(drawn.low, abs=0.004)
+    assert limit.high == pytest.approx(drawn.high, abs=0.004)
+    assert limit.mean == scores.mean()
+
+
+def test_a_range_moves_and_scales():
+    assert Range(0.0, -1.0, 2.0).moved(5.0, 0.5) == Range(5.0, 4.5, 6.0)
+    assert Range.of(np.arange(101.0)) == Range(50.0, 2.5, 97.5)
+
+
+def test_equal_distances_have_no_order():
+    with pytest.raises(DegenerateInputError, match="all distances between texts are equal"):
+        resampling.bootstrap_spearman([pdist(X), np.ones(M * (M - 1) // 2)], M, np.ones((1, M)))
