@@ -179,7 +179,7 @@ class Clustering:
         that of two head passes.
         """
         head = next((found for found in self.passes if found.stem == "post_dropout.head"), None)
-        if head is None or {space(a), space(b)} != {"pre_dropout"} or self._twin(a) == self._twin(b):
+        if head is None or {space(a), space(b)} != {"pre_dropout"}:
             return None
         masked = [Variant.parse(self._twin(name)) for name in (a, b)]
         masks = sum(variant.tap == "post_dropout" and variant.mode.stochastic for variant in masked)

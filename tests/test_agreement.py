@@ -137,6 +137,8 @@ def test_clusters_without_a_partner_get_the_next_free_numbers_larger_first():
     base = labels(0, 0, 0, 0, 1, 1, 1, 1, -1)
     other = labels(4, 4, 4, 4, 4, 4, 6, 7, 7)
     assert match(base, other).tolist() == [0, 0, 0, 0, 0, 0, 1, 2, 2]
+    one = labels(0, 0, 0, 0, 0, 0)
+    assert match(one, labels(5, 7, 7, 9, 9, 9)).tolist() == [2, 1, 1, 0, 0, 0]
     nothing_shared = match(labels(0, 0, -1, -1), labels(-1, -1, 0, 0))
     assert nothing_shared.tolist() == [-1, -1, 1, 1]
 

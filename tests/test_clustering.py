@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from embedsvc import clustering
-from embedsvc.agreement import NOISE
+from embedsvc.agreement import NOISE, match
 from embedsvc.clusterers import CLUSTERERS, Reduction, label, n_distinct
 from embedsvc.clustering import cluster
 from embedsvc.errors import DegenerateInputError, SettingsError, UnknownNameError, UnknownVariantError
@@ -101,6 +101,7 @@ def test_passes_are_the_null_of_the_mask(found):
 def test_a_large_dropout_moves_clusters_and_the_null_says_so(tmp_path):
     vectors, _ = blobs(200, apart=3.0)
     found = cluster(make_set(tmp_path / "set", vectors, rate=0.5), k=4, **QUICK)
+    assert found[HEAD].labels.tolist() == match(found[PRE].labels, found[HEAD].labels).tolist()
     head = found.passes[0]
     assert head.between.mean < 0.6
     assert head.between.mean < head.to_reference.mean
@@ -135,6 +136,26 @@ def test_a_result_is_json_and_a_parquet_file(found, tmp_path):
 def test_a_variant_that_was_not_clustered_is_named(found):
     with pytest.raises(SettingsError, match=r"'logits\.inference' was not clustered\nThere are: pre_dropout"):
         found["logits.inference"]
+
+
+def test_resamples_are_bootstraps_of_distinct_texts_the_same_for_every_variant(labelled, monkeypatch):
+    drawn = []
+
+    def spy(clusterer, vectors, k, *, seed):
+        drawn.append(vectors)
+        return label(clusterer, vectors, k, seed=seed)
+
+    monkeypatch.setattr(clustering, "label", spy)
+    cluster(labelled, k=4, variants=[HEAD], n_resamples=2, n_passes=0, seed=5)
+    rows = {name: {row.tobytes(): at for at, row in enumerate(labelled[name])} for name in (PRE, HEAD)}
+    (_, *pre), (_, *post) = drawn[:3], drawn[3:6]
+    taken = [[rows[PRE][row.tobytes()] for row in resample] for resample in pre]
+    assert taken == [[rows[HEAD][row.tobytes()] for row in resample] for resample in post]
+    assert taken[0] != taken[1]
+    for resample in taken:
+        assert len(set(resample)) == len(resample)
+        # 1 - 1/e of the texts are in a bootstrap of their number.
+        assert len(resample) == pytest.approx(0.632 * 200, abs=20)
 
 
 def test_between_two_masked_variants_lie_two_masks(tmp_path):
