@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import chi2
 from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.manifold import trustworthiness
 
@@ -12,7 +13,7 @@ from embedsvc import EmbeddingSet, ReadOptions, Settings, extract_files, masks
 from embedsvc.errors import DegenerateInputError, SettingsError, UnknownNameError, UnknownVariantError
 from embedsvc.models.base import LoadOptions
 from embedsvc.pca import ellipses, fit_axes, noise_covariance
-from embedsvc.projection import project
+from embedsvc.projection import _within_noise, project
 from embedsvc.types import Mode
 from tests import sets
 
@@ -116,6 +117,16 @@ def test_head_passes_move_beyond_their_noise_as_often_as_chance_says(full):
     np.testing.assert_allclose(
         np.percentile(percentiles, [25, 50, 75]), [25, 50, 75], atol=7
     )  # 64 units are not Gaussian yet
+
+
+def test_a_step_is_measured_along_the_axes_of_its_noise():
+    noise = np.array([[2.0, 1.2], [1.2, 1.0]])
+    steps = np.array([[1.0, 0.5], [1.0, -0.5], [0.0, 0.0]])
+    squared = np.einsum("nc,cd,nd->n", steps, np.linalg.inv(noise), steps)
+    expected = 100 * chi2(2).cdf(squared)
+    np.testing.assert_allclose(_within_noise(steps, np.stack([noise] * 3)), expected)
+    assert expected[0] < 50 < expected[1], "the same length, along the noise and across it"
+    assert np.isnan(_within_noise(steps, np.zeros((3, 2, 2)))).all()
 
 
 def test_training_passes_move_further_than_the_head_alone_explains(found):

@@ -10,6 +10,7 @@ import pytest
 
 from embedsvc import EmbeddingSet, Head, ReadOptions, Settings, extract_files
 from embedsvc.errors import DegenerateInputError, SettingsError, UnknownVariantError
+from embedsvc.models.base import LoadOptions
 from embedsvc.tallies import cosines
 from embedsvc.types import Mode
 from embedsvc.uncertainty import stability
@@ -225,7 +226,7 @@ def test_vectors_that_are_not_finite_are_named(tmp_path, variant):
     blocks[1].vectors[variant][2, 3] = np.nan
     sets.write(tmp_path / "set", blocks)
     with pytest.raises(DegenerateInputError, match=f"{variant}: NaN or infinite numbers in 1 row: 6"):
-        stability(EmbeddingSet.read(tmp_path / "set"), passes=4)
+        stability(EmbeddingSet.read(tmp_path / "set"), passes=4, neighbor_passes=0)
 
 
 def test_a_vector_of_length_0_has_no_neighbours_but_the_rest_can_be_asked(tmp_path):
@@ -239,6 +240,22 @@ def test_a_vector_of_length_0_has_no_neighbours_but_the_rest_can_be_asked(tmp_pa
     for name in ("cosine_to_pre", "cosine_between", "expected_cosine_to_pre", "expected_cosine_between"):
         assert np.flatnonzero(np.isnan(found.head.columns()[name])).tolist() == [6], name
     assert np.isfinite(found.curve.observed).all()
+
+
+def test_a_head_that_drops_nothing_is_steady(tmp_path):
+    rate = LoadOptions(rate=0.0)
+    settings = Settings(modes=tuple(Mode), passes=2, seed=1)
+    source = write_texts(tmp_path / "t.csv", 20)
+    extract_files(
+        [source], tmp_path / "set", model="fake:16", settings=settings, read_options=READING, load_options=rate
+    )
+    found = stability(EmbeddingSet.read(tmp_path / "set"), passes=4)
+    assert not found.head.vectors.variance.any()
+    assert not found.head.classes.class_flip.any()
+    assert not found.head.neighbors.flip.any()
+    assert found.curve.expected.tolist() == [1.0] * 3
+    facts = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert facts["split"]["encoder_share"] is None, "nothing varies, so nothing can be shared out"
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
