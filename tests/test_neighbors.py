@@ -111,6 +111,7 @@ def test_too_few_texts_are_named():
     with pytest.raises(SettingsError, match="expected 1 to 2"):
         chance(3, 3)
     assert chance(10, 3334) == pytest.approx(0.0030, abs=1e-5)
+    assert chance(1, 2) == 1.0, "there is but one other text"
 
 
 def test_bad_rows_are_named():
