@@ -64,14 +64,20 @@ def umap(request: Request) -> Layout:
     coordinates = {request.reference: base}
     for name in request.others:
         coordinates[name] = _barycentres(search(_points(request, name)), base)
-    jittered = _barycentres(search(_jittered(points, request.seed)), base)
+    jitter = _jittered(points, request.seed)
+    near = search(jitter)
+    recall = _recall(points, jitter, near[0], request.seed)
+    jittered = _barycentres(near, base)
     control = np.linalg.norm(jittered - base, axis=1).astype(np.float64)
+    found = "" if recall is None else f" (found with recall {recall:.3f})"
     sentence = (
         f"UMAP fitted once on {request.reference} ({graph.method}); each text of the other variants lies at the "
-        "weighted mean of its nearest reference texts. A displacement counts above the 95th percentile of a control: "
-        "the reference jittered by a millionth and placed in the same way. Distances between far groups mean little."
+        f"weighted mean of its nearest reference texts{found}. A displacement counts above the 95th percentile of a "
+        "control: the reference jittered by a millionth and placed in the same way. Distances between far groups mean "
+        "little."
     )
-    return Layout(coordinates, {**parameters, "n_neighbors": k, "jitter": _JITTER}, sentence, control=control)
+    told = {**parameters, "n_neighbors": k, "jitter": _JITTER, "placement_recall": recall}
+    return Layout(coordinates, told, sentence, control=control)
 
 
 def aligned_umap(request: Request) -> Layout:
@@ -147,15 +153,7 @@ class _Search(Protocol):
 def _search(points: Vectors, nearest: Indices, k: int, seed: int) -> _Search:
     """Search among the reference texts, all of unit length: exact, or by NN-descent where that would take too long."""
     if len(points) <= EXACT_ROWS:
-        from sklearn.neighbors import NearestNeighbors
-
-        exact = NearestNeighbors(n_neighbors=k, algorithm="brute", metric="euclidean").fit(points)
-
-        def search(queries: Vectors) -> tuple[Indices, Distances]:
-            distances, indices = exact.kneighbors(queries)
-            return indices.astype(np.int32), (distances**2 / 2).astype(np.float32)
-
-        return search
+        return _exact_search(points, k)
 
     from pynndescent import NNDescent
 
@@ -165,10 +163,31 @@ def _search(points: Vectors, nearest: Indices, k: int, seed: int) -> _Search:
     index.prepare()
 
     def query(queries: Vectors) -> tuple[Indices, Distances]:
-        indices, distances = index.query(queries, k)
+        indices, distances = index.query(queries, k, epsilon=0.2)
         return indices.astype(np.int32), (distances**2 / 2).astype(np.float32)
 
     return query
+
+
+def _exact_search(points: Vectors, k: int) -> _Search:
+    from sklearn.neighbors import NearestNeighbors
+
+    exact = NearestNeighbors(n_neighbors=k, algorithm="brute", metric="euclidean").fit(points)
+
+    def search(queries: Vectors) -> tuple[Indices, Distances]:
+        distances, indices = exact.kneighbors(queries)
+        return indices.astype(np.int32), (distances**2 / 2).astype(np.float32)
+
+    return search
+
+
+def _recall(points: Vectors, queries: Vectors, found: Indices, seed: int) -> float | None:
+    """Share of the true nearest texts that a search found, over 1,000 of the queries; None where it was exact."""
+    if len(points) <= EXACT_ROWS:
+        return None
+    rows = np.random.default_rng(derive(seed, "recall")).choice(len(queries), 1_000, replace=False)
+    truth, _ = _exact_search(points, found.shape[1])(queries[rows])
+    return float((truth[:, :, None] == found[rows][:, None, :]).any(axis=2).mean())
 
 
 def _barycentres(found: tuple[Indices, Distances], base: Vectors) -> Vectors:

@@ -126,6 +126,11 @@ def test_many_texts_are_searched_from_the_graph_that_is_there(grouped, monkeypat
     indices, distances = umaps._search(points, umaps._with_self(graph)[0], 15, 3)(others)
     shared = [len(set(a) & set(b)) / 15 for a, b in zip(exact, indices, strict=True)]
     assert np.mean(shared) > 0.95
+    more = np.concatenate([others] * 5)
+    told = umaps._recall(points, more, np.concatenate([indices] * 5), 3)
+    assert told == pytest.approx(np.mean(shared), abs=0.01)
+    monkeypatch.undo()
+    assert umaps._recall(points, others, indices, 3) is None
     assert (np.diff(distances, axis=1) >= 0).all()
 
 
