@@ -4,6 +4,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+# TensorFlow takes about a gigabyte in each worker.
+WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 4 ? n : 4 )))
 LOCKS := requirements/tools.lock requirements/install pyproject.toml
 
 demo: $(VENV)/.run
@@ -13,7 +15,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadgroup
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow

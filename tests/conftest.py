@@ -26,3 +26,10 @@ def minilm_folder() -> Path:
 def minilm(minilm_folder: Path) -> Encoder:
     """The real model. For tests marked real and tensorflow."""
     return load_model("minilm-l6")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what shares costly fixtures in one worker: the tests of a module, or of one encoder in the contracts."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))

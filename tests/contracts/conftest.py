@@ -10,9 +10,14 @@ from tests.contracts.builders import ENCODERS, Built
 _NUMPY_ONLY = {"fake"}
 
 
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    # One worker builds and loads a model; the others need not.
+    return [pytest.mark.xdist_group(name), *([] if name in _NUMPY_ONLY else [pytest.mark.tensorflow])]
+
+
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(name, marks=[] if name in _NUMPY_ONLY else pytest.mark.tensorflow) for name in ENCODERS],
+    params=[pytest.param(name, marks=_marks(name)) for name in ENCODERS],
 )
 def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Built]:
     """Writes the model under test with the weights of a seed; once a seed."""
