@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from embedsvc.models.load import load_model
     from embedsvc.probing import probe
     from embedsvc.projection import project
+    from embedsvc.reporting.report import report
     from embedsvc.texts import ReadOptions
     from embedsvc.types import Block, Forward, Mode, ModelSpec, Pass, Text, Variant
     from embedsvc.uncertainty import stability
@@ -53,6 +54,7 @@ _PUBLIC = {
     "load_model": "models.load",
     "probe": "probing",
     "project": "projection",
+    "report": "reporting.report",
     "stability": "uncertainty",
 }
 
@@ -81,6 +83,7 @@ __all__ = [
     "load_model",
     "probe",
     "project",
+    "report",
     "stability",
 ]
 

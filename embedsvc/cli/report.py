@@ -1,0 +1,88 @@
+"""``embedsvc report``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+__all__ = ["report"]
+
+
+def _clusters(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
+    if value == "auto":
+        return value
+    if not value.isdecimal() or int(value) < 2:
+        raise click.BadParameter(f"{value!r} is neither a whole number from 2 nor auto.", ctx, param)
+    return int(value)
+
+
+@click.command(epilog="Example:  embedsvc report reviews.parquet -o report.html --also markdown,json,png")
+@click.argument("path", metavar="SET")
+@click.option(
+    "-o", "--out", default="report.html", show_default=True, metavar="PATH", help="A .html, .md, .json or .png file."
+)
+@click.option("--also", metavar="A,B,…", help="More forms, next to it: html, markdown, json, png (one a figure).")
+@click.option("--variants", metavar="A,B,…", help="[default: the first pass of every tap and mode, at most 8]")
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, metavar="K", help="Nearest neighbours.")
+@click.option(
+    "--passes", type=click.IntRange(min=2), default=100, show_default=True, metavar="T", help="Head passes to draw."
+)
+@click.option(
+    "--clusters", callback=_clusters, default="auto", show_default=True, metavar="N|auto", help="Number of clusters."
+)
+@click.option(
+    "--cluster-method", default="kmeans", show_default=True, metavar="NAME", help="See `embedsvc cluster --help`."
+)
+@click.option("--map-method", metavar="NAME", help="pca, umap or aligned-umap. [default: umap, if installed]")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of everything drawn."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def report(
+    path: str,
+    *,
+    out: str,
+    also: str | None,
+    variants: str | None,
+    k: int,
+    passes: int,
+    clusters: int | str,
+    cluster_method: str,
+    map_method: str | None,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say which variant to take for what, with all the evidence, on one page.
+
+    The page opens without a network. It compares, clusters and maps the variants of a set, and measures how much its
+    texts depend on what dropout drops.
+    """
+    from embedsvc.cli.options import split
+    from embedsvc.embeddings import EmbeddingSet
+    from embedsvc.reporting.renderers import render
+    from embedsvc.reporting.report import report
+
+    found = report(
+        EmbeddingSet.read(path),
+        variants=split(variants) or None,
+        seed=seed,
+        k=k,
+        passes=passes,
+        clusters="auto" if isinstance(clusters, str) else clusters,
+        cluster_method=cluster_method,
+        map_method=map_method,
+        told=(lambda step: None) if quiet else (lambda step: click.echo(f"{step} …", err=True)),
+    )
+    if not quiet:
+        click.echo("Writing …", err=True)
+    written = render(found, out, also=split(also))
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    click.echo(found.verdict.headline)
+    for finding in found.verdict.findings:
+        click.echo(f"\n{finding.title} (effect: {finding.effect})\n  {finding.sentences[0]}")
+    click.echo(f"\nThe report: {', '.join(map(str, written[:3]))}" + (" …" if len(written) > 3 else ""))

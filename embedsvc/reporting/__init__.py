@@ -1,0 +1,1 @@
+"""One page that says whether it matters where and how embeddings are taken: `report.report`, and its renderers."""

@@ -1,0 +1,193 @@
+"""The report's other figures in Bokeh: matrix, cluster flow, groups, T-curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from embedsvc.reporting.colors import BLUE, GREY, GROUPS, RED, ramp
+from embedsvc.reporting.panels import Flow, Group, Matrix, flow_ends, ribbons
+from embedsvc.reporting.style import ON_GROUND, plain, sheet
+from embedsvc.uncertainty import Curve
+
+__all__ = ["curve_chart", "flow_chart", "group_chart", "matrix_chart"]
+
+_NAME = 34  # characters of a name beside a figure
+
+
+def matrix_chart(matrices: Sequence[Matrix]) -> dict[str, Any]:
+    """Variant by variant, one measure at a time; a cell shows the observed value, and the rest when pointed at."""
+    from bokeh.models import ColumnDataSource, CustomJS, Select
+    from bokeh.plotting import figure
+
+    names = list(matrices[0].variants)
+    data = [_cells(matrix) for matrix in matrices]
+    source = ColumnDataSource(data[0])
+    plot = figure(
+        name="matrix", x_range=names, y_range=names[::-1], height=90 + 44 * len(names), min_width=280,
+        sizing_mode="stretch_width", toolbar_location=None, tools="", title=matrices[0].measure,
+        tooltips=[("pair", "@a, @b"), ("observed", "@value{0.000}"), ("95 %", "@interval"), ("mask alone", "@expected"),
+                  ("null, 95 %", "@null")],
+    )  # fmt: skip
+    plot.rect("a", "b", 0.96, 0.94, source=source, fill_color="color", line_color=None)
+    plot.text("a", "b", "word", source=source, text_color="ink", text_align="center", text_baseline="middle",
+              text_font_size="12px")  # fmt: skip
+    plain(plot)
+    plot.grid.visible = False
+    plot.xaxis.major_label_orientation = 0.6
+    select = Select(
+        title="Measure", value=matrices[0].measure, options=[m.measure for m in matrices], name="measure",
+        sizing_mode="stretch_width", stylesheets=[sheet()],
+    )  # fmt: skip
+    arguments = {"source": source, "data": data, "names": [m.measure for m in matrices], "plot": plot}
+    code = "source.data = data[names.indexOf(this.value)]; plot.title.text = this.value"
+    select.js_on_change("value", CustomJS(args=arguments, code=code))
+    return {"measure": select, "matrix": plot}
+
+
+def _cells(matrix: Matrix) -> dict[str, list[Any]]:
+    cells = list(matrix.cells())
+    values = np.array([value for *_, value, _ in cells])
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    colors = ramp((values - low) / (high - low) if high > low else np.full(len(values), 0.5)).T
+    figures = [figure for *_, figure in cells]
+    return {
+        "a": [a for a, *_ in cells],
+        "b": [b for _, b, *_ in cells],
+        "value": values.tolist(),
+        "word": [f"{value:.2f}" for value in values],
+        "color": ["#{:02x}{:02x}{:02x}".format(*color) for color in colors],
+        # Luma decides which ink can be read.
+        "ink": ["#000000" if color @ [0.299, 0.587, 0.114] > 125 else "#ffffff" for color in colors],
+        "interval": [f"{f.interval.low:.3f} to {f.interval.high:.3f}" if f else "–" for f in figures],
+        "expected": [f"{f.expected:.3f} ({f.expected_by})" if f and f.expected is not None else "–" for f in figures],
+        "null": [f"{f.null.low:.3f} to {f.null.high:.3f}" if f else "–" for f in figures],
+    }
+
+
+def flow_chart(flows: Sequence[Flow]) -> dict[str, Any]:
+    """Ribbons from the clusters of the reference to those of a variant, one variant at a time."""
+    from bokeh.layouts import column
+    from bokeh.models import CustomJS, Select
+
+    plots = [_flow(at, flow) for at, flow in enumerate(flows)]
+    for plot in plots[1:]:
+        plot.visible = False
+    names = [flow.variant for flow in flows]
+    select = Select(
+        title=f"From {flows[0].reference} to", value=names[0], options=names, name="flow_variant",
+        sizing_mode="stretch_width", stylesheets=[sheet()],
+    )  # fmt: skip
+    code = "plots.forEach((plot, i) => { plot.visible = i == names.indexOf(this.value) })"
+    select.js_on_change("value", CustomJS(args={"plots": plots, "names": names}, code=code))
+    return {"flow_variant": select, "flow": column(*plots, sizing_mode="stretch_width")}
+
+
+def _flow(at: int, flow: Flow) -> Any:  # noqa: ANN401
+    from bokeh.models import ColumnDataSource, HoverTool
+    from bokeh.plotting import figure
+
+    drawn = ribbons(flow)
+    source = ColumnDataSource(
+        {
+            "xs": [each.x.tolist() for each in drawn],
+            "ys": [each.y.tolist() for each in drawn],
+            "color": [GROUPS[each.left] if each.left < len(GROUPS) else GREY for each in drawn],
+            "left": [flow.left[each.left] for each in drawn],
+            "right": [flow.right[each.right] for each in drawn],
+            "count": [each.count for each in drawn],
+            "share": [f"{each.count / flow.counts[each.left].sum():.0%}" for each in drawn],
+        }
+    )
+    ari = "" if flow.ari is None else f", ARI {flow.ari:.2f}"
+    plot = figure(
+        name=f"flow_{at}", height=max(220, 46 * max(flow.counts.shape)), min_width=280, sizing_mode="stretch_width",
+        toolbar_location=None, tools="", x_range=(-0.75, 1.45), title=f"{flow.counts.sum():,} texts{ari}",
+    )  # fmt: skip
+    patches = plot.patches("xs", "ys", source=source, fill_color="color", fill_alpha=0.55, line_color=None)
+    tips = [("from", "@left"), ("to", "@right"), ("texts", "@count (@share of its cluster)")]
+    plot.add_tools(HoverTool(renderers=[patches], tooltips=tips))
+    for side, (x, align, names, counts) in enumerate(
+        ((-0.03, "right", flow.left, flow.counts.sum(axis=1)), (1.03, "left", flow.right, flow.counts.sum(axis=0)))
+    ):
+        ends = flow_ends(flow)[side]
+        middle = (ends[:, 0] + ends[:, 1]) / 2
+        labels = [
+            f"{name if len(name) <= _NAME else name[: _NAME - 1] + '…'} ({count:,})"
+            for name, count in zip(names, counts, strict=True)
+        ]
+        ink = ColumnDataSource({"x": [x] * len(labels), "y": middle, "label": labels})
+        words = plot.text(
+            "x", "y", "label", source=ink, text_align=align, text_baseline="middle", text_font_size="12px"
+        )
+        words.glyph.name = ON_GROUND
+        edges = {"left": [side - 0.012] * len(labels), "right": [side + 0.012] * len(labels)}
+        plot.quad(**edges, bottom=ends[:, 0], top=ends[:, 1],
+                  fill_color=GREY, line_color=None)  # fmt: skip
+    plain(plot)
+    plot.axis.visible = False
+    plot.grid.visible = False
+    plot.outline_line_alpha = 0
+    return plot
+
+
+def group_chart(groups: Sequence[Group], variant: str) -> Any:  # noqa: ANN401
+    """Mean excess change of every group with its interval; the line is what the mask alone does."""
+    from bokeh.models import ColumnDataSource, HoverTool, Span
+    from bokeh.plotting import figure
+
+    labels = [_group_label(group) for group in groups]
+    source = ColumnDataSource(
+        {
+            "label": labels,
+            "mean": [group.mean for group in groups],
+            "low": [group.low for group in groups],
+            "high": [group.high for group in groups],
+            "n": [group.n for group in groups],
+            "name": [group.name for group in groups],
+            "color": [BLUE if group.kind == "label" else RED for group in groups],
+        }
+    )
+    low, high = min(0.0, *(group.low for group in groups)), max(0.0, *(group.high for group in groups))
+    room = 0.05 * (high - low)
+    plot = figure(
+        name="groups", x_range=(low - room, high + room), y_range=labels[::-1], height=90 + 26 * len(labels),
+        min_width=280, sizing_mode="stretch_width",
+        toolbar_location=None, tools="", x_axis_label=f"mean excess change of neighbours in {variant}",
+    )  # fmt: skip
+    plot.segment("low", "label", "high", "label", source=source, line_color="color", line_width=3)
+    dots = plot.scatter("mean", "label", source=source, size=10, fill_color="color", line_color=None)
+    tips = [("group", "@name"), ("texts", "@n"), ("mean", "@mean{0.000}"), ("95 %", "@low{0.000} to @high{0.000}")]
+    plot.add_tools(HoverTool(renderers=[dots], tooltips=tips))
+    plot.add_layout(Span(location=0, dimension="height", line_color=GREY, line_dash="dashed", line_width=2))
+    plain(plot)
+    return plot
+
+
+def _group_label(group: Group) -> str:
+    kind = "label" if group.kind == "label" else "cluster"
+    name = group.name if len(group.name) <= _NAME - 6 else f"{group.name[: _NAME - 7]}…"
+    return f"{kind} {name} ({group.n:,})"
+
+
+def curve_chart(curve: Curve) -> Any:  # noqa: ANN401
+    """The T-curve: mean and 5 to 95 % of the texts beside the closed form."""
+    from bokeh.models import FixedTicker
+    from bokeh.plotting import figure
+
+    plot = figure(
+        name="curve", x_axis_type="log", height=300, min_width=280, sizing_mode="stretch_width", toolbar_location=None,
+        tools="", x_axis_label="passes averaged, T", y_axis_label="cosine with pre_dropout",
+    )  # fmt: skip
+    passes = list(curve.passes)
+    plot.varea(passes, curve.low, curve.high, fill_color=BLUE, fill_alpha=0.2, legend_label="5 to 95 % of texts")
+    plot.line(passes, curve.observed, line_color=BLUE, line_width=2, legend_label="observed")
+    plot.scatter(passes, curve.observed, fill_color=BLUE, line_color=None, size=7)
+    plot.line(passes, curve.expected, line_color=RED, line_width=2, line_dash="dashed", legend_label="1/√(1 + p/(qT))")
+    plot.xaxis.ticker = FixedTicker(ticks=passes)
+    plot.xaxis.major_label_overrides = {count: f"{count:,}" for count in passes}
+    plot.legend.location = "bottom_right"
+    plain(plot)
+    return plot

@@ -1,0 +1,87 @@
+"""The report as one HTML file: no network, no file beside it. Texts come from strangers and are escaped throughout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from embedsvc.errors import MissingExtraError
+from embedsvc.reporting.charts import curve_chart, flow_chart, group_chart, matrix_chart
+from embedsvc.reporting.explorer import explorer
+from embedsvc.reporting.panels import explored, flows, groups, matrices
+from embedsvc.reporting.report import Report
+from embedsvc.reporting.style import follow_dark_mode
+from embedsvc.reporting.tables import tables
+
+__all__ = ["page", "write_html"]
+
+_COMPONENTS = ["bokeh", "bokeh-gl", "bokeh-widgets", "bokeh-tables"]
+
+
+def write_html(report: Report, path: Path) -> list[Path]:
+    """Write the page."""
+    path.write_text(page(report), encoding="utf-8")
+    return [path]
+
+
+def page(report: Report) -> str:
+    """The page as HTML.
+
+    Raises
+    ------
+    MissingExtraError
+        If Bokeh or Jinja2 is not installed.
+    """
+    try:
+        import jinja2
+        from bokeh.document import Document
+        from bokeh.embed import components
+        from bokeh.resources import Resources
+    except ModuleNotFoundError as error:
+        if error.name not in ("jinja2", "bokeh"):
+            raise
+        raise MissingExtraError.of(error.name, "report") from None
+
+    models = _models(report)
+    script, divs = "", {}
+    if models:
+        document = Document(title="embedsvc report")
+        for model in models.values():
+            document.add_root(model)
+        follow_dark_mode(document)
+        script, divs = components(models)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    inline = Resources(mode="inline", components=_COMPONENTS).render_js() if models else ""
+    told = explored(report)
+    return environment.get_template("page.html.jinja").render(
+        report=report,
+        verdict=report.verdict,
+        facts=report.facts,
+        tables=tables(report),
+        # Made by Bokeh, which escapes what it is given; everything else is escaped here.
+        bokeh=inline,
+        script=script,
+        panels=divs,
+        mapped=told is not None,
+        described=list(report.projections.values()),
+        cut=report.n > 20_000,
+    )
+
+
+def _models(report: Report) -> dict[str, Any]:
+    models: dict[str, Any] = {}
+    told = explored(report)
+    if told is not None:
+        models |= explorer(told)
+    if ranked := groups(report):
+        models["groups"] = group_chart(ranked, str(report.focus))
+    if streams := flows(report):
+        models |= flow_chart(streams)
+    if measured := matrices(report):
+        models |= matrix_chart(measured)
+    if report.stability is not None:
+        models["curve"] = curve_chart(report.stability.curve)
+    return models

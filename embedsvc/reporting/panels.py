@@ -1,0 +1,323 @@
+"""What the figures of a report show, as plain numbers: each is drawn twice, for the page and as an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedsvc.agreement import NOISE
+from embedsvc.figures import Figure
+from embedsvc.reporting.explorer import Explorer, Score
+from embedsvc.reporting.report import Report
+from embedsvc.variants import space
+
+__all__ = [
+    "Flow",
+    "Group",
+    "Matrix",
+    "Ribbon",
+    "cluster_name",
+    "explored",
+    "flow_ends",
+    "flows",
+    "group_names",
+    "groups",
+    "matrices",
+    "neighbors_of",
+    "ranking",
+    "ribbons",
+    "scores",
+    "shortened",
+]
+
+Floats = NDArray[np.float64]
+
+_FEWEST = 5  # texts in a group that is ranked
+_MOST_GROUPS = 20
+_LONG = 20_000  # texts above which the page cuts them
+_CUT = 300
+_NAMED = 5  # lost or gained neighbours named in the table
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """One measure between every two variants; a figure is None on the diagonal and between identical ones."""
+
+    measure: str
+    variants: tuple[str, ...]
+    own: float
+    figures: Mapping[tuple[str, str], Figure]
+
+    def cells(self) -> Iterator[tuple[str, str, float, Figure | None]]:
+        """Row, column, value and figure of every cell that has a value."""
+        for a in self.variants:
+            for b in self.variants:
+                figure = self.figures.get((a, b))
+                if figure is not None:
+                    yield a, b, figure.observed, figure
+                elif a == b:
+                    yield a, b, self.own, None
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """How many texts of each cluster of the reference are in each cluster of a variant."""
+
+    reference: str
+    variant: str
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+    counts: NDArray[np.int64]
+    ari: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Mean excess change of the texts of a label or cluster, with its 95 % interval."""
+
+    kind: str
+    name: str
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+def cluster_name(number: int, words: str = "") -> str:
+    """``3: pan, oven``; noise is called so."""
+    return "noise" if number == NOISE else f"{number}: {words}" if words else str(number)
+
+
+def group_names(report: Report) -> dict[str, list[str]]:
+    """What texts can be told apart by: labels, and clusters of the reference and the variant beside it."""
+    found: dict[str, list[str]] = {}
+    if any(label is not None for label in report.labels):
+        found["label"] = [label or "" for label in report.labels]
+    if report.clustering is not None:
+        names = [report.reference, *([report.focus] if report.focus else [])]
+        for variant in names:
+            made = report.clustering[variant]
+            words = report.topics if variant == report.reference else {}
+            called = {int(number): cluster_name(int(number), words.get(int(number), "")) for number in set(made.labels)}
+            found[f"cluster in {variant}"] = [called[int(number)] for number in made.labels]
+    return found
+
+
+def scores(report: Report) -> list[Score]:
+    """Numbers for each text, what changed beyond the mask first."""
+    found: list[Score] = []
+    n = report.n
+    searched = n if report.comparison is None else len(report.comparison.queries)
+    of = f"all {n:,} texts" if searched == n else f"{searched:,} sampled of {n:,} texts"
+    drawn = [each.variant for each in report.overlaps]
+    head = next((name for name in drawn if ".head." in name), None)
+    null = None if head is None else report.excess(head)
+    for variant in sorted(drawn, key=lambda name: name != report.focus):
+        excess = report.excess(variant)
+        if excess is not None:
+            about = (
+                f"Share of a text's {report.k} nearest neighbours lost from {report.reference} to {variant}, less the "
+                f"share that drawn head masks lose: 0 is what the mask alone does. {of[0].upper()}{of[1:]}."
+            )
+            alone = None if variant == head else null
+            found.append(Score(f"excess change {variant}", excess, about, alone, f"a head mask alone ({head})"))
+    change = None if report.focus is None else report.change(report.focus)
+    if report.focus is not None and change is not None:
+        about = (
+            f"Share of a text's {report.k} nearest neighbours in {report.reference} that are others in "
+            f"{report.focus}, of {of}."
+        )
+        found.append(Score(f"neighbours changed {report.focus}", change, about))
+    if report.stability is not None:
+        made = report.stability.head
+        over = f"over {made.passes:,} head passes, all {n:,} texts; dropout variability, not calibrated uncertainty."
+        if made.classes is not None:
+            found += [
+                Score("entropy", made.classes.predictive_entropy, f"Predictive entropy in nats {over}"),
+                Score("BALD", made.classes.bald, f"Mutual information of class and mask in nats {over}"),
+                Score(
+                    "class flips",
+                    made.classes.class_flip,
+                    f"Share of passes whose class is not that of inference {over}",
+                ),
+            ]
+        training = report.stability.training
+        if training is not None:
+            about = (
+                f"1 less the mean cosine of two training passes, over {training.passes} stored passes, all {n:,} texts."
+            )
+            found.append(Score("scatter of training passes", 1.0 - training.vectors.cosine_between, about))
+        about = f"1 less the mean cosine of two head passes {over}"
+        null = None if made.expected is None else 1.0 - made.expected.cosine_between
+        found.append(Score("scatter of head passes", 1.0 - made.vectors.cosine_between, about, null, "closed form"))
+    return found
+
+
+def explored(report: Report) -> Explorer | None:
+    """What the linked maps show, the most changed texts first; None where there is no map."""
+    maps = {name: each.coordinates[name] for each in report.projections.values() for name in each.coordinates}
+    maps = {name: maps[name] for name in report.variants if name in maps}
+    if not maps:
+        return None
+    every = scores(report)
+    order = ranking(every[0].values) if every else np.arange(report.n)
+    names = list(maps)
+    first = report.reference if report.reference in maps else names[0]
+    second = report.focus if report.focus in maps else names[-1]
+    notes = {}
+    if report.focus is not None and report.focus in report.graphs:
+        lost, gained = neighbors_of(report, report.focus)
+        # Above a size only sampled texts have neighbours at all.
+        notes = {
+            title: [
+                ", ".join(report.ids[at] for at in found[int(row)][:_NAMED]) if int(row) in found else ""
+                for row in order
+            ]
+            for title, found in (("lost neighbours", lost), ("gained neighbours", gained))
+        }
+    cut = report.n > _LONG
+    return Explorer(
+        ids=[report.ids[row] for row in order],
+        texts=[shortened(report.texts[row]) if cut else report.texts[row] for row in order],
+        maps={name: places[order] for name, places in maps.items()},
+        first=first,
+        second=second or first,
+        groups={name: [values[row] for row in order] for name, values in group_names(report).items()},
+        scores=[Score(each.name, each.values[order], each.about, each.null, each.null_name) for each in every],
+        notes=notes,
+    )
+
+
+def shortened(text: str, most: int = _CUT) -> str:
+    """A text of at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+def ranking(values: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Rows from the highest value to the lowest; those without one come last, ties stay in order."""
+    return np.asarray(np.argsort(-np.nan_to_num(np.asarray(values, dtype=np.float64), nan=-np.inf), kind="stable"))
+
+
+def neighbors_of(report: Report, variant: str) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """Neighbours that a variant loses from the reference, and those it gains, nearest first, by searched row."""
+    a, b = (report.graphs[name].first(report.k) for name in (report.reference, variant))
+    lost, gained = {}, {}
+    for row, before, after in zip(a.queries.tolist(), a.indices.tolist(), b.indices.tolist(), strict=True):
+        old, new = set(before), set(after)
+        lost[row] = [each for each in before if each not in new]
+        gained[row] = [each for each in after if each not in old]
+    return lost, gained
+
+
+def groups(report: Report) -> list[Group]:
+    """Labels and clusters of the reference, those that change most beyond the mask first."""
+    excess = None if report.focus is None else report.excess(report.focus)
+    if excess is None:
+        return []
+    known = np.isfinite(excess)
+    found = []
+    for kind, values in group_names(report).items():
+        if kind == f"cluster in {report.focus}":
+            continue
+        named = np.asarray(values, dtype=object)
+        for name in sorted({value for value in values if value}):
+            inside = excess[known & (named == name)]
+            if len(inside) >= _FEWEST:
+                mean, error = float(inside.mean()), float(inside.std(ddof=1) / np.sqrt(len(inside)))
+                found.append(Group(kind, name, len(inside), mean, mean - 1.96 * error, mean + 1.96 * error))
+    return sorted(found, key=lambda group: -group.mean)[:_MOST_GROUPS]
+
+
+def flows(report: Report) -> list[Flow]:
+    """Where the texts of each cluster of the reference are in every other variant, the one in focus first."""
+    if report.clustering is None:
+        return []
+    base = report.clustering.reference
+    found = []
+    for made in report.clustering.variants[1:]:
+        if made.same_as is not None:
+            continue
+        left, right = np.unique(base.labels), np.unique(made.labels)
+        counts = np.zeros((len(left), len(right)), dtype=np.int64)
+        np.add.at(counts, (np.searchsorted(left, base.labels), np.searchsorted(right, made.labels)), 1)
+        agreement = report.clustering.agreements.get((base.variant, made.variant))
+        found.append(
+            Flow(
+                base.variant,
+                made.variant,
+                tuple(cluster_name(int(number), report.topics.get(int(number), "")) for number in left),
+                tuple(cluster_name(int(number)) for number in right),
+                counts,
+                None if agreement is None else agreement.ari,
+            )
+        )
+    return sorted(found, key=lambda flow: flow.variant != report.focus)
+
+
+def flow_ends(flow: Flow) -> tuple[Floats, Floats]:
+    """Lower and upper end of every block, left and right, on a height of 1 a side."""
+    found = []
+    for counts in (flow.counts.sum(axis=1), flow.counts.sum(axis=0)):
+        gap = 0.02 if len(counts) < 12 else 0.008
+        heights = counts / counts.sum() * (1 - gap * (len(counts) - 1))
+        tops = 1 - np.concatenate([[0.0], np.cumsum(heights[:-1] + gap)])
+        found.append(np.stack([tops - heights, tops], axis=1))
+    return found[0], found[1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ribbon:
+    """The outline of a stream of `count` texts from one block to another, by their numbers."""
+
+    left: int
+    right: int
+    count: int
+    x: Floats
+    y: Floats
+
+
+def ribbons(flow: Flow) -> list[Ribbon]:
+    """A ribbon for each pair of clusters that share texts; those of a block lie in the order of the other side."""
+    left, right = flow_ends(flow)
+    heights = [ends[:, 1] - ends[:, 0] for ends in (left, right)]
+    sizes = flow.counts.sum(axis=1), flow.counts.sum(axis=0)
+    at_left, at_right = left[:, 1].copy(), right[:, 1].copy()
+    t = np.linspace(0, 1, 24)
+    ease = t * t * (3 - 2 * t)
+    found = []
+    for i, j in zip(*np.nonzero(flow.counts), strict=True):
+        count = int(flow.counts[i, j])
+        high, low = heights[0][i] * count / sizes[0][i], heights[1][j] * count / sizes[1][j]
+        upper = at_left[i] + (at_right[j] - at_left[i]) * ease
+        lower = at_left[i] - high + (at_right[j] - low - at_left[i] + high) * ease
+        at_left[i] -= high
+        at_right[j] -= low
+        outline = np.concatenate([upper, lower[::-1]])
+        found.append(Ribbon(int(i), int(j), count, np.concatenate([t, t[::-1]]), outline))
+    return found
+
+
+def matrices(report: Report) -> list[Matrix]:
+    """Every measure between every two variants that differ."""
+    compared = report.comparison
+    if compared is None or not compared.pairs:
+        return []
+    names = tuple(name for name in compared.variants if name not in compared.identical)
+    measures = list(dict.fromkeys(name for pair in compared.pairs for name in pair.figures))
+    first = f"knn_overlap_{report.k}"
+    found = []
+    for measure in sorted(measures, key=lambda name: name != first):
+        figures = {}
+        for pair in compared.pairs:
+            if measure in pair.figures:
+                figures[pair.a, pair.b] = figures[pair.b, pair.a] = pair.figures[measure]
+        found.append(Matrix(measure, names, float(compared.matrix(measure)[0, 0]), figures))
+    return found
+
+
+def mapped(report: Report) -> Sequence[str]:
+    """Variants on the map of the reference."""
+    return [name for name in report.variants if space(name) == space(report.reference)]

@@ -1,0 +1,339 @@
+"""Run every analysis of a set once, and keep what a report needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedsvc.clustering import cluster
+from embedsvc.clusters import Clustering
+from embedsvc.comparison import Comparison, compare
+from embedsvc.embeddings import EmbeddingSet
+from embedsvc.errors import EmbedsvcError, MissingExtraError, SettingsError
+from embedsvc.neighbors import Graphs, NeighborGraph, check_vectors
+from embedsvc.probing import Probe, probe
+from embedsvc.projection import Projection, project
+from embedsvc.reporting.evidence import gather, overlaps
+from embedsvc.reporting.topics import topics
+from embedsvc.reporting.verdict import Beside, Evidence, Verdict, verdict
+from embedsvc.types import Mode, Variant, check_seed
+from embedsvc.uncertainty import Stability, stability
+from embedsvc.variants import choose, derive, reference, space
+
+__all__ = ["Facts", "Report", "report"]
+
+Floats = NDArray[np.float64]
+T = TypeVar("T")
+
+_KS = (10, 50)
+_ALL_TEXTS = 20_000  # up to here the neighbours of every text are found
+_SAMPLED = 2_000  # above, those of so many texts
+_MOST_VARIANTS = 8  # the work and the matrix grow with the square of their number
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What set the report is of: where it was read, its model, head, mask seed and sources."""
+
+    path: str
+    model: str
+    digest: str
+    rate: float
+    n_classes: int | None
+    masks: str
+    mask_seed: int | None
+    sources: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """Everything that was found out about a set, ready to be rendered.
+
+    Attributes
+    ----------
+    facts : Facts
+    variants : tuple of str
+        The reference first, identical ones included.
+    focus : str or None
+        The variant that the page opens with beside the reference; None if there is no other.
+    comparison, clustering, stability, probe
+        What those functions gave; None if `absent` says why.
+    projections : mapping of str to Projection
+        By space, see `variants.space`.
+    graphs : mapping of str to NeighborGraph
+        Of the reference and the variants whose neighbours are compared with it.
+    topics : mapping of int to str
+        The words that set each cluster of the reference apart.
+    verdict : Verdict
+    absent : mapping of str to str
+        Analyses there are none of, and why.
+    ids, texts, labels : tuple
+    k, seed : int
+        Neighbours compared; seed of everything drawn but the masks of the set.
+    """
+
+    facts: Facts
+    variants: tuple[str, ...]
+    focus: str | None
+    comparison: Comparison | None
+    clustering: Clustering | None
+    projections: Mapping[str, Projection]
+    stability: Stability | None
+    probe: Probe | None
+    graphs: Mapping[str, NeighborGraph]
+    topics: Mapping[int, str]
+    evidence: Evidence
+    verdict: Verdict
+    absent: Mapping[str, str]
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    k: int
+    seed: int
+
+    @property
+    def n(self) -> int:
+        """Number of texts."""
+        return len(self.ids)
+
+    @property
+    def reference(self) -> str:
+        """What the others are held against."""
+        return self.variants[0]
+
+    @property
+    def overlaps(self) -> list[Beside]:
+        """Neighbours that each other variant shares with the reference."""
+        return [] if self.comparison is None else overlaps(self.comparison, self.reference, self.k)
+
+    def excess(self, variant: str) -> Floats | None:
+        """Share of each text's k neighbours that a variant loses beyond what the mask alone would, -1 to 1; or None."""
+        pair = None if self.comparison is None else self.comparison.pair(self.reference, variant)
+        return None if pair is None else pair.scores.get(f"knn_excess_change_{self.k}")
+
+    def change(self, variant: str) -> Floats | None:
+        """Share of each text's k neighbours that are others in a variant, 0 to 1; None if it was not compared."""
+        pair = None if self.comparison is None else self.comparison.pair(self.reference, variant)
+        kept = None if pair is None else pair.scores.get(f"knn_overlap_{self.k}")
+        return None if kept is None else 1.0 - kept
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values: the verdict, and what each analysis gave."""
+        names = ("comparison", "clustering", "stability", "probe")
+        parts = {name: getattr(self, name) for name in names}
+        return {
+            "n": self.n,
+            "set": {name: getattr(self.facts, name) for name in Facts.__slots__},
+            "variants": list(self.variants),
+            "k": self.k,
+            "seed": self.seed,
+            "verdict": self.verdict.to_json(),
+            "absent": dict(self.absent),
+            "topics": {str(number): words for number, words in self.topics.items()},
+            **{name: part and part.to_json() for name, part in parts.items()},
+            "projections": {name: each.to_json() for name, each in self.projections.items()},
+        }
+
+
+def report(
+    embeddings: EmbeddingSet,
+    *,
+    variants: Sequence[str] | None = None,
+    seed: int = 0,
+    k: int = 10,
+    passes: int = 100,
+    clusters: int | Literal["auto"] = "auto",
+    cluster_method: str = "kmeans",
+    map_method: str | None = None,
+    told: Callable[[str], object] = lambda step: None,
+) -> Report:
+    """Compare, cluster, project, measure stability and probe, each once, and draw the verdict.
+
+    Analyses that the set does not allow (no labels, no second variant, a package not installed) are left out, and the
+    report says why. Neighbour graphs are computed once a variant: of all texts up to 20,000, above of 2,000 sampled
+    ones among all.
+
+    Parameters
+    ----------
+    embeddings : EmbeddingSet
+    variants : sequence of str, optional
+        By default the first pass of every tap and mode, at most 8; `pre_dropout.inference` comes first.
+    seed : int
+        Of everything that is drawn, but the masks of the set.
+    k : int
+        Neighbours compared; fewer where there are not so many other texts.
+    passes : int
+        Head passes drawn for dropout variability.
+    clusters : int or "auto"
+    cluster_method : str
+        A name in `CLUSTERERS`.
+    map_method : str, optional
+        A name in `PROJECTORS`; by default umap where it is installed, else pca.
+    told : callable
+        Is told the name of each step as it begins.
+
+    Raises
+    ------
+    SettingsError
+        For settings out of range, or fewer than 4 texts.
+    UnknownVariantError
+        If the set does not hold a variant.
+    DegenerateInputError
+        For vectors that are not finite.
+    """
+    check_seed(seed)
+    n = len(embeddings)
+    if n < 4:
+        raise SettingsError(f"the set holds {n} texts, expected 4 or more for a report", "Bring more texts.")
+    if k < 1:
+        raise SettingsError(f"k is {k}, expected 1 or more")
+    names = choose(embeddings, variants)
+    names = names if variants is not None else names[:_MOST_VARIANTS]
+    for name in names:
+        check_vectors(embeddings[name], name)
+    k = min(k, max(1, (n - 1) // 2))
+    ks = tuple(sorted({k, *(each for each in _KS if k < each < n / 2)}))
+    work = _Work(embeddings, names, seed, told)
+    graphs = work.graphs(max(ks))
+    compared = work.attempt("similarity", "Comparing variants", lambda: _compared(embeddings, names, ks, seed, graphs))
+    clustered = work.attempt(
+        "clustering",
+        "Clustering",
+        lambda: cluster(embeddings, method=cluster_method, k=clusters, variants=names, seed=seed),
+    )
+    varied = work.attempt(
+        "stability", "Drawing passes", lambda: stability(embeddings, passes=passes, neighbor_passes=0)
+    )
+    probed = work.attempt("classification", "Probing labels", lambda: _probed(embeddings, names, seed))
+    projections = work.projections(map_method, graphs)
+    others = [name for name in names[1:] if compared is None or name not in compared.identical]
+    focus = _focus(others)
+    shown = names[:1] if compared is None else (names[0], *(each.variant for each in overlaps(compared, names[0], k)))
+    evidence = gather(
+        n=n,
+        k=k,
+        reference=names[0],
+        comparison=compared,
+        clustering=clustered,
+        projections=projections,
+        stability=varied,
+        probe=probed,
+        absent=work.absent,
+    )
+    return Report(
+        facts=_facts(embeddings),
+        variants=names,
+        focus=focus,
+        comparison=compared,
+        clustering=clustered,
+        projections=projections,
+        stability=varied,
+        probe=probed,
+        graphs={} if compared is None else {name: graphs[name] for name in shown},
+        topics={} if clustered is None else topics(embeddings.texts, clustered.reference.labels),
+        evidence=evidence,
+        verdict=verdict(evidence),
+        absent=work.absent,
+        ids=embeddings.ids,
+        texts=embeddings.texts,
+        labels=embeddings.labels,
+        k=k,
+        seed=seed,
+    )
+
+
+class _Work:
+    """One run: what is told of it, and what was left out."""
+
+    def __init__(
+        self, embeddings: EmbeddingSet, names: tuple[str, ...], seed: int, told: Callable[[str], object]
+    ) -> None:
+        self.embeddings, self.names, self.seed, self.told = embeddings, names, seed, told
+        self.absent: dict[str, str] = {}
+
+    def attempt(self, name: str, step: str, make: Callable[[], T]) -> T | None:
+        """What `make` gives, or None and the reason, where it is an error of ours."""
+        self.told(step)
+        try:
+            return make()
+        except EmbedsvcError as error:
+            self.absent[name] = str(error).replace("\n", " ")
+            return None
+
+    def graphs(self, k: int) -> Graphs:
+        """Neighbours in every variant, found when asked for."""
+        n, rows = len(self.embeddings), None
+        if n > _ALL_TEXTS:
+            rng = np.random.default_rng(derive(self.seed, "report", "queries"))
+            rows = np.sort(rng.choice(n, _SAMPLED, replace=False))
+        return Graphs(self.embeddings, k, seed=self.seed, rows=rows)
+
+    def projections(self, method: str | None, graphs: Graphs) -> dict[str, Projection]:
+        """A map for each space, with the axes of its reference."""
+        found = {}
+        for tap in dict.fromkeys(map(space, self.names)):
+            same = [name for name in self.names if space(name) == tap]
+
+            def make(chosen: str, same: Sequence[str] = tuple(same)) -> Projection:
+                return project(self.embeddings, method=chosen, variants=same, seed=self.seed, graphs=graphs)
+
+            where = f"Drawing maps of {reference(same[0], same)}"
+            made = self.attempt("visualisation", where, lambda make=make: _either(method, make))  # type: ignore[misc]
+            if made is not None:
+                found[tap] = made
+        if found:
+            self.absent.pop("visualisation", None)
+        return found
+
+
+def _either(method: str | None, make: Callable[[str], Projection]) -> Projection:
+    if method is not None:
+        return make(method)
+    try:
+        return make("umap")
+    except MissingExtraError:
+        return make("pca")
+
+
+def _compared(
+    embeddings: EmbeddingSet, names: tuple[str, ...], ks: Sequence[int], seed: int, graphs: Graphs
+) -> Comparison:
+    if len(names) < 2:
+        raise SettingsError(f"the set holds one variant, {names[0]}: there is nothing to compare it with")
+    return compare(embeddings, variants=names, ks=ks, seed=seed, graphs=graphs)
+
+
+def _probed(embeddings: EmbeddingSet, names: tuple[str, ...], seed: int) -> Probe:
+    if not any(label is not None for label in embeddings.labels):
+        raise SettingsError("no text has a label")
+    return probe(embeddings, variants=names, seed=seed)
+
+
+def _focus(others: Sequence[str]) -> str | None:
+    """The variant where most is to be seen: training before head, after the dropout before before it."""
+
+    def rank(name: str) -> tuple[bool, bool]:
+        variant = Variant.parse(name)
+        return variant.tap != "post_dropout", variant.mode is not Mode.TRAINING
+
+    return min(others, key=rank, default=None)
+
+
+def _facts(embeddings: EmbeddingSet) -> Facts:
+    manifest = embeddings.manifest
+    return Facts(
+        path=embeddings.path.name,
+        model=manifest.model.uri,
+        digest=manifest.model.digest[:12],
+        rate=manifest.head.rate,
+        n_classes=manifest.head.n_classes,
+        masks=manifest.model.masks,
+        mask_seed=manifest.seed,
+        sources=tuple(str(source.get("name")) for source in manifest.sources),
+        notes=tuple(manifest.model.notes),
+    )

@@ -1,0 +1,101 @@
+"""What makes Bokeh's figures and widgets follow the page: its ground, its ink, its dark mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["ON_GROUND", "follow_dark_mode", "plain", "sheet"]
+
+_LIGHT_INK, _DARK_INK = "#434a54", "#c9d1d9"
+_LIGHT_GROUND, _DARK_GROUND = "#ffffff", "#11151b"  # those of the page
+ON_GROUND = "on ground"  # name of glyphs of text that is drawn on the ground, and needs its ink
+
+# Bokeh renders into shadow roots, which the page's own style sheet does not reach; custom properties do.
+_SHEET = """
+:host { color: var(--ink); font: inherit }
+.bk-input, select, input, .bk-btn {
+  background-color: var(--field) !important; color: var(--ink) !important; border-color: var(--line) !important;
+  font: inherit;
+}
+.bk-input:focus-visible, .bk-btn:focus-visible, .noUi-handle:focus-visible {
+  outline: 3px solid var(--focus) !important;
+}
+label, .bk-slider-title { color: var(--ink) !important }
+.noUi-target, .noUi-base { background-color: var(--line) !important; border-color: var(--line); box-shadow: none }
+.noUi-connect { background-color: var(--focus) !important }
+.noUi-handle { background-color: var(--field); border-color: var(--quiet); box-shadow: none }
+.noUi-handle:before, .noUi-handle:after { display: none }
+.bk-data-table, .slick-grid, .slick-viewport, .grid-canvas { background: var(--ground) !important; color: var(--ink) }
+.slick-header, .slick-header-columns, .slick-header-column {
+  background: var(--field) !important; color: var(--ink) !important; border-color: var(--line) !important;
+}
+.slick-row, .slick-cell {
+  background: var(--ground) !important; color: var(--ink) !important; border-color: var(--line);
+}
+.slick-row.odd .slick-cell { background: var(--field) !important }
+"""
+
+
+def sheet() -> Any:  # noqa: ANN401 - a Bokeh model
+    """A style sheet for one widget."""
+    from bokeh.models import InlineStyleSheet
+
+    return InlineStyleSheet(css=_SHEET)
+
+
+def plain(plot: Any) -> None:  # noqa: ANN401
+    """A figure in the ground and ink of the light page; `follow_dark_mode` changes both."""
+    # Not transparent: a canvas that grows would keep what it drew when it was small.
+    plot.background_fill_color = plot.border_fill_color = _LIGHT_GROUND
+    plot.outline_line_color = _LIGHT_INK
+    plot.outline_line_alpha = 0.35
+    plot.grid.grid_line_color = _LIGHT_INK
+    plot.grid.grid_line_alpha = 0.12
+    plot.title.text_color = _LIGHT_INK
+    for axis in plot.axis:
+        axis.axis_label_text_color = axis.major_label_text_color = _LIGHT_INK
+        axis.axis_line_color = axis.major_tick_line_color = _LIGHT_INK
+        axis.minor_tick_line_color = None
+        axis.axis_label_text_font_style = "normal"
+    for legend in plot.legend:
+        legend.background_fill_alpha = legend.border_line_alpha = 0
+        legend.label_text_color = _LIGHT_INK
+    plot.toolbar.logo = None
+
+
+def follow_dark_mode(document: Any) -> None:  # noqa: ANN401
+    """Let the ink of every figure follow the reader's colour scheme, at the beginning and when it changes."""
+    from bokeh.models import Axis, CustomJS, Grid, Legend, Plot, Text, Title
+
+    names = {
+        Plot: ("outline_line_color",),
+        Grid: ("grid_line_color",),
+        Title: ("text_color",),
+        Axis: ("axis_label_text_color", "major_label_text_color", "axis_line_color", "major_tick_line_color"),
+        Legend: ("label_text_color",),
+        Text: ("text_color",),
+    }
+    drawn = [model for model in document.models if not isinstance(model, Text) or model.name == ON_GROUND]
+    inked = [
+        [model, [name for kind, listed in names.items() if isinstance(model, kind) for name in listed]]
+        for model in drawn
+        if isinstance(model, tuple(names))
+    ]
+    plots = [model for model in drawn if isinstance(model, Plot)]
+    code = """
+    const wanted = window.matchMedia("(prefers-color-scheme: dark)")
+    const paint = () => {
+      const at = +wanted.matches
+      for (const [model, names] of inked) for (const name of names) model[name] = inks[at]
+      for (const plot of plots) plot.background_fill_color = plot.border_fill_color = grounds[at]
+    }
+    paint()
+    wanted.addEventListener("change", paint)
+    """
+    arguments = {
+        "inked": inked,
+        "plots": plots,
+        "inks": [_LIGHT_INK, _DARK_INK],
+        "grounds": [_LIGHT_GROUND, _DARK_GROUND],
+    }
+    document.js_on_event("document_ready", CustomJS(args=arguments, code=code))
