@@ -13,7 +13,7 @@ from embedsvc.types import Mode
 from tests.sets import MANIFEST
 
 BARE = replace(MANIFEST, head=replace(MANIFEST.head, kernel=None, bias=None))
-RESULTS = {"complete", "rows", "tokens", "truncated", "rejected", "parts"}
+RESULTS = ("complete", "rows", "tokens", "truncated", "rejected", "parts")
 
 
 def asked(taps, *modes, manifest=MANIFEST):

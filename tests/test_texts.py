@@ -742,7 +742,9 @@ def test_gzip_with_a_wrong_checksum_is_an_error(tmp_path):
     assert "the gzip data is torn or damaged" in problem_of(str(tmp_path / "x.txt.gz"))
 
 
-@pytest.mark.parametrize(("raw", "what"), [(gzip.compress(b"a\n"), "gzip data"), ("a\n".encode("utf-16"), "UTF-16")])
+@pytest.mark.parametrize(
+    ("raw", "what"), [(gzip.compress(b"a\n"), "gzip data"), ("a\n".encode("utf-16"), "UTF-16")], ids=["gzip", "UTF-16"]
+)
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".jsonl"])
 def test_files_of_another_kind_are_recognised(tmp_path, raw, what, suffix):
     assert f"this is {what}, expected UTF-8 text" in problem_of(write(tmp_path / f"x{suffix}", raw), on_error="skip")
