@@ -34,6 +34,7 @@ DEFAULT_VARIANTS = (
 )
 
 _KS = (10, 50)
+_MANY = 20_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +150,7 @@ def compare(
     ks: Sequence[int] | None = None,
     n_permutations: int = 100,
     n_bootstrap: int = 200,
-    n_simulations: int = 4,
+    n_simulations: int | None = None,
     sample: int = 1_000,
     seed: int = 0,
     graphs: Graphs | None = None,
@@ -174,10 +175,11 @@ def compare(
         cosine as well.
     n_permutations, n_bootstrap : int
         Draws of the null and of the intervals.
-    n_simulations : int
-        Head masks drawn where the expectation has no closed form, 2 or more.
+    n_simulations : int, optional
+        Head masks drawn where the expectation has no closed form, 2 or more; 4 by default, 2 above 20,000 texts.
     sample : int
-        Texts for what takes squares of their number (RSA, permutations, the interval of CKA): from 10 to 2,000.
+        Texts for what takes squares of their number (RSA, permutations, the interval of CKA) and, above 20,000 texts,
+        whose neighbours are searched: from 10 to 2,000.
     seed : int
         Of all draws; a set's own masks are drawn by its own seed.
     graphs : Graphs, optional
@@ -195,7 +197,7 @@ def compare(
     for name, value, least in (
         ("n_permutations", n_permutations, 20),
         ("n_bootstrap", n_bootstrap, 20),
-        ("n_simulations", n_simulations, 2),
+        ("n_simulations", 2 if n_simulations is None else n_simulations, 2),
         ("sample", sample, 10),
     ):
         if value < least:
@@ -208,6 +210,8 @@ def compare(
     n = len(ids)
     if n < 4:
         raise SettingsError(f"there are {n} texts to compare, expected 4 or more", "Bring more texts.")
+    if n_simulations is None:
+        n_simulations = 4 if n <= _MANY else 2
     notes: list[str] = []
     chosen = _neighbors(ks, n, notes)
     if set(measures) - {"cka"}:
@@ -256,8 +260,9 @@ _METHOD = (
     "CKA: linear, debiased, of all texts. Procrustes: angular distance in radians, of all texts. RSA: Spearman "
     "correlation of euclidean distances, of the sample. Neighbours by cosine, exact unless a graph given says "
     "otherwise, a text never its own. Expected: from the head's dropout alone, by closed form (CKA, cosine) or drawn "
-    "head masks. Null: random matches of the texts of the sample (Procrustes: of all texts). Intervals: bootstrap over "
-    "texts, 95 %; of CKA and Procrustes to first order."
+    "head masks (Procrustes of more than 20,000 texts: one draw). Null: random matches of the texts of the sample "
+    "(Procrustes: of all texts, 10 draws; second-order cosine: at most 40 draws). Intervals: bootstrap over texts, "
+    "95 %; of CKA and Procrustes to first order."
 )
 
 

@@ -25,8 +25,8 @@ __all__ = ["Draws", "Figure", "Pair", "Side", "Work"]
 
 Floats = NDArray[np.float64]
 
-_ALL_TEXTS = 20_000  # up to here every text's neighbours are found, exactly
-_QUERIES = 2_000  # above, so many texts' are: the mean overlap is then known to about .003
+_ALL_TEXTS = 20_000  # up to here the neighbours of every text are found, above those of the sample: exactly in any case
+_SECOND_ORDER_DRAWS = 40  # each gathers the vectors of all neighbours
 _PROCRUSTES_DRAWS = 10  # each needs a matrix's singular values, and the null hardly spreads
 _ROWS = 4096
 
@@ -181,7 +181,7 @@ class Work:
         n = len(ids)
         rows = None
         if n > _ALL_TEXTS and graphs is None:
-            rows = metrics.sample_rows(n, _QUERIES, derive(draws.seed, "compare", "queries"))
+            rows = metrics.sample_rows(n, draws.sample, derive(draws.seed, "compare", "sample"))
         if graphs is not None and graphs.k < max(ks):
             raise SettingsError(f"the graphs given hold {graphs.k} neighbours, expected {max(ks)} or more")
         # One variant a set here, so a side's name is its variant's wherever graphs are handed in.
@@ -475,9 +475,7 @@ def _cosine(task: _Task) -> dict[str, Figure]:
     task.scores["cosine"] = scores
 
     def expected(basis: Mechanism) -> float:
-        base = task.simulation.base
-        form = theory.cosine_under_dropout(base, task.rate)[0] if basis.masks == 1 else None
-        form = theory.cosine_between_passes(base, task.rate) if form is None else form
+        form = task.simulation.cosines(basis.masks)
         task.scores["cosine_expected"] = form
         return float(form.mean())
 
@@ -522,7 +520,7 @@ def _second_order(task: _Task) -> dict[str, Figure]:
     scores = task.spread("second_order_cosine", metrics.row_second_order(task.a.unit, task.b.unit, a, b))
     sampled = a.at(work.rows)
     null = []
-    for draw in range(work.draws.permutations):
+    for draw in range(min(_SECOND_ORDER_DRAWS, work.draws.permutations)):
         matched, order = _matched(b.at(work.rows), task.rng(f"match {draw}"))
         null.append(metrics.row_second_order(task.a.unit, task.b.unit, sampled, matched, order=order).mean())
     return {

@@ -293,7 +293,10 @@ def unit_rows(vectors: Vectors, name: str = "the vectors") -> Vectors:
             f"{name}: only zeros in {_named(np.flatnonzero(norms == 0))}, and a zero vector has no direction",
             "Leave these texts out, or measure euclidean distances.",
         )
-    return np.ascontiguousarray(vectors / norms[:, None], dtype=np.float32)
+    # Divided in float64 and written as float32 piece by piece, without a float64 copy of everything.
+    unit = np.empty(vectors.shape, np.float32)
+    np.divide(vectors, norms[:, None], out=unit, casting="same_kind")
+    return unit
 
 
 def _named(rows: NDArray[np.int64]) -> str:

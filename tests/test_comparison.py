@@ -195,15 +195,19 @@ def test_the_json_holds_all_figures(result):
 
 
 def test_large_sets_are_sampled_and_say_so(honest, monkeypatch):
-    from embedsvc import figures
-
-    monkeypatch.setattr(figures, "_ALL_TEXTS", 200)
-    monkeypatch.setattr(figures, "_QUERIES", 120)
+    monkeypatch.setattr("embedsvc.figures._ALL_TEXTS", 200)
+    monkeypatch.setattr("embedsvc.comparison._MANY", 200)
     pick = ["pre_dropout.inference", "post_dropout.head.0"]
+    monkeypatch.setattr("embedsvc.simulation._MANY", 200)
     some = compare(honest, variants=pick, sample=60, **FAST)
-    assert "neighbours of 120 sampled texts among all 300; RSA and permutations of 60 sampled texts" in some.sampling
-    assert len(some.queries) == 120
+    assert some.n_simulations == 2
+    assert "neighbours of 60 sampled texts among all 300; RSA and permutations of 60 sampled texts" in some.sampling
+    assert len(some.queries) == 60
     pair = some.pairs[0]
+    full = compare(honest, variants=pick, **FAST).pairs[0].figures
+    for name in ("cka", "procrustes"):
+        ours, theirs = (each[name].interval for each in (pair.figures, full))
+        assert 0.5 < (ours.high - ours.low) / (theirs.high - theirs.low) < 2, "that of all texts, not of the sample"
     assert np.array_equal(np.flatnonzero(~np.isnan(pair.scores["knn_overlap_10"])), some.queries)
     assert not np.isnan(pair.scores["cosine"]).any()
     whole = overlap(*(neighbor_graph(honest[name], 10) for name in pick), 10)

@@ -36,10 +36,8 @@ _DEFAULT = "cka,procrustes,rsa,cosine,knn_overlap,second_order_cosine"  # `compa
 @click.option(
     "--simulations",
     type=click.IntRange(min=2),
-    default=4,
-    show_default=True,
     metavar="N",
-    help="Head masks drawn for what dropout alone would do.",
+    help="Head masks drawn for what dropout alone would do. [default: 4; 2 above 20,000 texts]",
 )
 @click.option(
     "--sample",
@@ -47,7 +45,7 @@ _DEFAULT = "cka,procrustes,rsa,cosine,knn_overlap,second_order_cosine"  # `compa
     default=1000,
     show_default=True,
     metavar="N",
-    help="Texts for RSA, permutations and intervals.",
+    help="Texts for RSA, permutations and intervals; above 20,000, for neighbours too.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of all draws.")
 @click.option("--scores", metavar="PATH", help="Write per-text scores to a Parquet file.")
