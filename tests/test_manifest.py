@@ -183,7 +183,7 @@ OTHERS = {
 
 
 def test_every_field_is_either_identity_or_result():
-    assert {field.name for field in fields(Manifest)} == set(OTHERS) | RESULTS
+    assert {field.name for field in fields(Manifest)} == {*OTHERS, *RESULTS}
 
 
 @pytest.mark.parametrize("name", OTHERS)
