@@ -27,7 +27,7 @@ def matrix_chart(matrices: Sequence[Matrix]) -> dict[str, Any]:
     source = ColumnDataSource(data[0])
     plot = figure(
         name="matrix", x_range=names, y_range=names[::-1], height=90 + 44 * len(names), min_width=280,
-        sizing_mode="stretch_width", toolbar_location=None, tools="", title=matrices[0].measure,
+        sizing_mode="stretch_width", toolbar_location=None, tools="", title=_title(matrices[0].measure),
         tooltips=[("pair", "@a, @b"), ("observed", "@value{0.000}"), ("95 %", "@interval"), ("mask alone", "@expected"),
                   ("null, 95 %", "@null")],
     )  # fmt: skip
@@ -42,9 +42,14 @@ def matrix_chart(matrices: Sequence[Matrix]) -> dict[str, Any]:
         sizing_mode="stretch_width", stylesheets=[sheet()],
     )  # fmt: skip
     arguments = {"source": source, "data": data, "names": [m.measure for m in matrices], "plot": plot}
-    code = "source.data = data[names.indexOf(this.value)]; plot.title.text = this.value"
+    arguments["titles"] = [_title(m.measure) for m in matrices]
+    code = "source.data = data[names.indexOf(this.value)]; plot.title.text = titles[names.indexOf(this.value)]"
     select.js_on_change("value", CustomJS(args=arguments, code=code))
     return {"measure": select, "matrix": plot}
+
+
+def _title(measure: str) -> str:
+    return f"{measure} (in brackets: what the mask alone gives)"
 
 
 def _cells(matrix: Matrix) -> dict[str, list[Any]]:
@@ -57,7 +62,10 @@ def _cells(matrix: Matrix) -> dict[str, list[Any]]:
         "a": [a for a, *_ in cells],
         "b": [b for _, b, *_ in cells],
         "value": values.tolist(),
-        "word": [f"{value:.2f}" for value in values],
+        "word": [
+            f"{value:.2f}" + (f"\n({f.expected:.2f})" if f and f.expected is not None else "")
+            for value, f in zip(values, figures, strict=True)
+        ],
         "color": ["#{:02x}{:02x}{:02x}".format(*color) for color in colors],
         # Luma decides which ink can be read.
         "ink": ["#000000" if color @ [0.299, 0.587, 0.114] > 125 else "#ffffff" for color in colors],

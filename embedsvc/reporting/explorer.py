@@ -93,18 +93,19 @@ def explorer(data: Explorer) -> dict[str, Any]:
     coloured |= {score.name: by_score(score.values) for score in data.scores}
     source = ColumnDataSource(_columns(data, coloured), name="texts")
     names = list(data.maps)
-    maps = {side: _map(source, names.index(chosen), side, chosen) for side, chosen in _sides(data)}
+    maps = {side: _map(source, side, chosen) for side, chosen in _sides(data)}
     pickers = {
-        f"{side}_variant": _variant_picker(*maps[side], source, names, chosen, f"Map {side[-1].upper()}")
-        for side, chosen in _sides(data)
+        f"{side}_variant": _variant_picker(figure, source, names, f"Map {side[-1].upper()}")
+        for side, figure in maps.items()
     }
     legends = [
         Div(text=_legend(colours), visible=at == 0, name=f"legend_{at}", stylesheets=[sheet()])
         for at, colours in enumerate(coloured.values())
     ]
-    color = Select(title="Colour by", value=next(iter(coloured)), options=list(coloured), name="color_by", **_wide())
-    glyphs = [glyph for _, drawn in maps.values() for glyph in drawn]
-    _on_color(color, glyphs, list(coloured), legends, source)
+    color = Select(
+        title="Colour by", value=next(iter(coloured), ""), options=list(coloured), name="color_by", **_wide()
+    )
+    _on_color(color, list(coloured), legends, source)
     words = TextInput(
         title="Select texts with these words", name="words", placeholder="type and press Enter", **_wide()
     )
@@ -112,7 +113,7 @@ def explorer(data: Explorer) -> dict[str, Any]:
     clear = Button(label="Clear the selection", name="clear", **_wide())
     clear.js_on_click(CustomJS(args={"source": source}, code="source.selected.indices = []"))
     count = Div(text=_NOTHING, name="selection", sizing_mode="stretch_width", stylesheets=[sheet()])
-    models = {side: figure for side, (figure, _) in maps.items()} | pickers
+    models = maps | pickers
     models |= {"color_by": color, "words": words, "clear": clear, "legend": _stacked(legends), "selection": count}
     return models | _histograms(source, data.scores) | {"table": _table(source, data, count)}
 
@@ -146,6 +147,11 @@ def _columns(data: Explorer, coloured: Mapping[str, Colored]) -> dict[str, Any]:
     for at, coordinates in enumerate(data.maps.values()):
         columns[f"x{at}"] = np.ascontiguousarray(coordinates[:, 0], dtype=np.float32)
         columns[f"y{at}"] = np.ascontiguousarray(coordinates[:, 1], dtype=np.float32)
+    # What is shown, and what the pickers put there: only this is drawn again, once.
+    for side, chosen in _sides(data):
+        at = list(data.maps).index(chosen)
+        columns |= {f"{side}_x": columns[f"x{at}"], f"{side}_y": columns[f"y{at}"]}
+    columns["color"] = next(iter(coloured.values())).rgba if coloured else [BLUE] * len(data.ids)
     columns |= {f"color{at}": colours.rgba for at, colours in enumerate(coloured.values())}
     columns |= {f"score{at}": np.asarray(score.values, dtype=np.float32) for at, score in enumerate(data.scores)}
     columns |= {f"group{at}": list(values) for at, values in enumerate(data.groups.values())}
@@ -153,7 +159,7 @@ def _columns(data: Explorer, coloured: Mapping[str, Colored]) -> dict[str, Any]:
     return columns
 
 
-def _map(source: Any, at: int, name: str, title: str) -> tuple[Any, list[Any]]:  # noqa: ANN401
+def _map(source: Any, name: str, title: str) -> Any:  # noqa: ANN401
     from bokeh.models import BoxZoomTool, HoverTool, LassoSelectTool, PanTool, ResetTool, TapTool, WheelZoomTool
     from bokeh.plotting import figure
 
@@ -166,62 +172,49 @@ def _map(source: Any, at: int, name: str, title: str) -> tuple[Any, list[Any]]: 
         height=430,
         min_width=260,
         sizing_mode="stretch_width",
-        output_backend="webgl",
+        # Not WebGL: without a graphics card it takes 4 s to draw 100,000 texts again, the plain canvas 1 s.
         tools=[lasso, PanTool(), WheelZoomTool(), BoxZoomTool(), TapTool(), ResetTool(), HoverTool(tooltips=tip)],
         active_drag=lasso,
         active_scroll=None,  # the wheel scrolls the page until the tool is chosen
         toolbar_location="above",
     )
     size = float(np.clip(600 / np.sqrt(max(len(source.data["id"]), 1)), 2.5, 8))
-    shown = plot.scatter(
-        f"x{at}", f"y{at}", source=source, size=size, fill_color="color0", line_color=None, fill_alpha=0.8,
-        nonselection_fill_alpha=0.06, nonselection_line_color=None, nonselection_fill_color="color0",
-        selection_fill_color="color0", selection_line_color=None,
+    plot.scatter(
+        f"{name}_x", f"{name}_y", source=source, size=size, fill_color="color", line_color=None, fill_alpha=0.8,
+        nonselection_fill_alpha=0.06, nonselection_line_color=None, nonselection_fill_color="color",
+        selection_fill_color="color", selection_line_color=None,
     )  # fmt: skip
     plain(plot)
     plot.axis.visible = False
     plot.grid.visible = False
-    return plot, [shown.glyph, shown.nonselection_glyph, shown.selection_glyph]
+    return plot
 
 
-def _variant_picker(
-    plot: Any,  # noqa: ANN401
-    glyphs: Sequence[Any],
-    source: Any,  # noqa: ANN401
-    names: Sequence[str],
-    chosen: str,
-    title: str,
-) -> Any:  # noqa: ANN401
+def _variant_picker(plot: Any, source: Any, names: Sequence[str], title: str) -> Any:  # noqa: ANN401
     from bokeh.models import CustomJS, Select
 
-    select = Select(title=title, value=chosen, options=list(names), name=f"{plot.name}_variant", **_wide())
-    arguments = {"glyphs": list(glyphs), "names": list(names), "plot": plot, "source": source}
+    select = Select(title=title, value=plot.title.text, options=list(names), name=f"{plot.name}_variant", **_wide())
     code = """
     const at = names.indexOf(this.value)
-    for (const glyph of glyphs) { glyph.x = {field: `x${at}`}; glyph.y = {field: `y${at}`} }
+    source.data[`${plot.name}_x`] = source.data[`x${at}`]
+    source.data[`${plot.name}_y`] = source.data[`y${at}`]
     plot.title.text = this.value
     source.change.emit()
     """
-    select.js_on_change("value", CustomJS(args=arguments, code=code))
+    select.js_on_change("value", CustomJS(args={"names": list(names), "plot": plot, "source": source}, code=code))
     return select
 
 
-def _on_color(
-    select: Any,  # noqa: ANN401
-    glyphs: Sequence[Any],
-    names: Sequence[str],
-    legends: Sequence[Any],
-    source: Any,  # noqa: ANN401
-) -> None:
+def _on_color(select: Any, names: Sequence[str], legends: Sequence[Any], source: Any) -> None:  # noqa: ANN401
     from bokeh.models import CustomJS
 
-    arguments = {"glyphs": list(glyphs), "names": list(names), "legends": list(legends), "source": source}
     code = """
     const at = names.indexOf(this.value)
-    for (const glyph of glyphs) glyph.fill_color = {field: `color${at}`}
+    source.data.color = source.data[`color${at}`]
     legends.forEach((legend, i) => { legend.visible = i == at })
     source.change.emit()
     """
+    arguments = {"names": list(names), "legends": list(legends), "source": source}
     select.js_on_change("value", CustomJS(args=arguments, code=code))
 
 
@@ -265,7 +258,7 @@ def _histogram(source: Any, at: int, score: Score) -> Any:  # noqa: ANN401
     if expected is not None:
         x, y = np.repeat(edges, 2), np.concatenate([[0.0], np.repeat(expected, 2), [0.0]])
         plot.line(x=x, y=y, line_color=RED, line_width=2, legend_label=score.null_name)
-        plot.legend.location = "top_right"
+        plot.add_layout(plot.legend[0], "above")  # within, it would cover bars on a narrow screen
     plain(plot)
     low, high = float(edges[0]), float(edges[-1])
     step = (high - low) / 200
@@ -328,12 +321,15 @@ def _table(source: Any, data: Explorer, count: Any) -> Any:  # noqa: ANN401
         TableColumn(field="id", title="id", width=_id_width(data.ids)),
         TableColumn(field="text", title="text", width=420),
     ]
-    columns += [TableColumn(field=f"group{at}", title=name, width=110) for at, name in enumerate(data.groups)]
-    columns += [
+    numbers = [
         TableColumn(field=f"score{at}", title=score.name, width=max(80, 7 * len(score.name)), formatter=number)
         for at, score in enumerate(data.scores)
     ]
+    # The number that the rows are ordered by comes right after the text.
+    columns += numbers[:1]
+    columns += [TableColumn(field=f"group{at}", title=name, width=130) for at, name in enumerate(data.groups)]
     columns += [TableColumn(field=f"note{at}", title=name, width=240) for at, name in enumerate(data.notes)]
+    columns += numbers[1:]
     arguments = {"view": view, "most": most, "count": count, "n": len(data.ids), "nothing": _NOTHING}
     code = """
     const some = this.indices.length > 0

@@ -15,7 +15,7 @@ from embedsvc.reporting.tables import tables
 
 __all__ = ["page", "write_html"]
 
-_COMPONENTS = ["bokeh", "bokeh-gl", "bokeh-widgets", "bokeh-tables"]
+_COMPONENTS = ["bokeh", "bokeh-widgets", "bokeh-tables"]
 
 
 def write_html(report: Report, path: Path) -> list[Path]:

@@ -30,6 +30,7 @@ Floats = NDArray[np.float64]
 T = TypeVar("T")
 
 _KS = (10, 50)
+_MAP_NEIGHBORS = 15  # UMAP counts the text itself
 _ALL_TEXTS = 20_000  # up to here the neighbours of every text are found
 _SAMPLED = 2_000  # above, those of so many texts
 _MOST_VARIANTS = 8  # the work and the matrix grow with the square of their number
@@ -199,7 +200,7 @@ def report(
     k = min(k, max(1, (n - 1) // 2))
     ks = tuple(sorted({k, *(each for each in _KS if k < each < n / 2)}))
     work = _Work(embeddings, names, seed, told)
-    graphs = work.graphs(max(ks))
+    graphs = work.graphs(min(max(*ks, _MAP_NEIGHBORS - 1), n - 1))
     compared = work.attempt("similarity", "Comparing variants", lambda: _compared(embeddings, names, ks, seed, graphs))
     clustered = work.attempt(
         "clustering",
@@ -211,7 +212,8 @@ def report(
     )
     probed = work.attempt("classification", "Probing labels", lambda: _probed(embeddings, names, seed))
     projections = work.projections(map_method, graphs)
-    others = [name for name in names[1:] if compared is None or name not in compared.identical]
+    same = {} if compared is None else compared.identical
+    others = [name for name in names[1:] if name not in same]
     focus = _focus(others)
     shown = names[:1] if compared is None else (names[0], *(each.variant for each in overlaps(compared, names[0], k)))
     evidence = gather(
@@ -280,7 +282,14 @@ class _Work:
             same = [name for name in self.names if space(name) == tap]
 
             def make(chosen: str, same: Sequence[str] = tuple(same)) -> Projection:
-                return project(self.embeddings, method=chosen, variants=same, seed=self.seed, graphs=graphs)
+                return project(
+                    self.embeddings,
+                    method=chosen,
+                    variants=same,
+                    seed=self.seed,
+                    n_neighbors=_MAP_NEIGHBORS,
+                    graphs=graphs,
+                )
 
             where = f"Drawing maps of {reference(same[0], same)}"
             made = self.attempt("visualisation", where, lambda make=make: _either(method, make))  # type: ignore[misc]

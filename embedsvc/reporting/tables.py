@@ -90,8 +90,8 @@ def _groups(report: Report) -> Table | None:
         for each in groups(report)
     )
     about = (
-        f"Mean over the texts of a group of the excess change of neighbours in {report.focus}; 0 is what the mask alone "
-        f"does. Labels, and clusters of {report.reference}, of 5 texts or more. Intervals: 95 %, normal."
+        f"Mean over the texts of a group of the excess change of neighbours in {report.focus}; 0 is what the mask "
+        f"alone does. Labels, and clusters of {report.reference}, of 5 texts or more. Intervals: 95 %, normal."
     )
     return Table("groups", "Groups by excess change", about, ("kind", "group", "texts", "mean excess", "95 %"), rows)
 
@@ -161,7 +161,8 @@ def _clusterings(report: Report) -> Table | None:
         "clusterings",
         "Clusterings of the variants",
         f"Agreement with {base.variant}; noise texts as singletons, and (ARI |) over texts in a cluster of both. "
-        f"Without a difference ARI is {starts} over starts of the method, {_spread(made.chance)} by chance. n = {made.n:,}.",
+        f"Without a difference ARI is {starts} over starts of the method, {_spread(made.chance)} by chance. "
+        f"n = {made.n:,}.",
         (
             "variant",
             "clusters",
