@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from embedsvc.comparison import compare
     from embedsvc.embeddings import EmbeddingSet
     from embedsvc.errors import EmbedsvcError
+    from embedsvc.exporting import export
     from embedsvc.extraction import Settings, Summary, extract, extract_files
     from embedsvc.head import Head
     from embedsvc.manifest import Manifest
@@ -48,6 +49,7 @@ _PUBLIC = {
     "Variant": "types",
     "cluster": "clustering",
     "compare": "comparison",
+    "export": "exporting",
     "extract": "extraction",
     "extract_files": "extraction",
     "forward": "models.base",
@@ -77,6 +79,7 @@ __all__ = [
     "Variant",
     "cluster",
     "compare",
+    "export",
     "extract",
     "extract_files",
     "forward",

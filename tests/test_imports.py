@@ -19,7 +19,7 @@ PACKAGE = Path(embedsvc.__file__).parent
 LAYERS = {
     "doors": {"__init__", "__main__", "cli"},
     "jobs": set(),
-    "reports": {"reporting"},
+    "reports": {"reporting", "exporting"},
     "verbs": {"extraction", "comparison", "clustering", "probing", "projection", "uncertainty", "retrieval"},
     "what verbs work with": {
         *("models", "texts", "batching", "catalog", "head"),

@@ -27,6 +27,7 @@ PROMISED = [
     "Variant",
     "cluster",
     "compare",
+    "export",
     "extract",
     "extract_files",
     "forward",

@@ -16,7 +16,11 @@ from embedsvc.errors import EmbedsvcError
 __all__ = ["cli", "main"]
 
 # In the order of --help. Each lives in the module of its name.
-_COMMANDS = ("extract", "show", "compare", "cluster", "project", "stability", "probe", "neighbors", "report", "models")
+_COMMANDS = (
+    *("extract", "show"),
+    *("compare", "cluster", "project", "stability", "probe", "neighbors"),
+    *("report", "export", "models"),
+)
 
 
 class _Commands(click.Group):
