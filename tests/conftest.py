@@ -5,11 +5,16 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
+from hypothesis import settings
 
 from embedsvc import catalog
 from embedsvc.errors import FetchError
 from embedsvc.models.base import Encoder
 from embedsvc.models.load import load_model
+
+# A busy machine is no finding: the first example of a test may compile or import for seconds.
+settings.register_profile("embedsvc", deadline=None)
+settings.load_profile("embedsvc")
 
 
 @pytest.fixture(scope="session")

@@ -213,20 +213,16 @@ def command(source: Path, out: Path) -> list[str]:
 @pytest.mark.parametrize("name", ["out", "out.parquet", "out.csv"])
 def test_a_killed_run_resumes_to_the_bytes_of_an_unbroken_one(many, tmp_path, name):
     whole = tmp_path / "whole" / name
-    began = time.monotonic()
     subprocess.run(command(many, whole), check=True, capture_output=True)
-    seconds = time.monotonic() - began
     rng = random.Random(name)
     broken = tmp_path / "broken" / name
-    kills = 0
-    while kills < 6:
+    for parts in (0, 3, 6, 10, 14):
         process = subprocess.Popen(command(many, broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.3, 1.0) * seconds)
+        while len(list(broken.parent.rglob("part-*.parquet"))) < parts and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.05))
         process.kill()
-        if process.wait() == 0:
-            break
-        kills += 1
-    assert kills
+        assert process.wait() == -signal.SIGKILL
     subprocess.run(command(many, broken), check=True, capture_output=True)
     assert fingerprint(broken.parent) == fingerprint(whole.parent)
 
