@@ -141,7 +141,7 @@ def _flow(at: int, flow: Flow) -> Any:  # noqa: ANN401
     return plot
 
 
-def group_chart(groups: Sequence[Group], variant: str) -> Any:  # noqa: ANN401
+def group_chart(groups: Sequence[Group]) -> Any:  # noqa: ANN401
     """Mean excess change of every group with its interval; the line is what the mask alone does."""
     from bokeh.models import ColumnDataSource, HoverTool, Span
     from bokeh.plotting import figure
@@ -163,7 +163,7 @@ def group_chart(groups: Sequence[Group], variant: str) -> Any:  # noqa: ANN401
     plot = figure(
         name="groups", x_range=(low - room, high + room), y_range=labels[::-1], height=90 + 26 * len(labels),
         min_width=280, sizing_mode="stretch_width",
-        toolbar_location=None, tools="", x_axis_label=f"mean excess change of neighbours in {variant}",
+        toolbar_location=None, tools="", x_axis_label="mean excess change",
     )  # fmt: skip
     plot.segment("low", "label", "high", "label", source=source, line_color="color", line_width=3)
     dots = plot.scatter("mean", "label", source=source, size=10, fill_color="color", line_color=None)

@@ -119,6 +119,11 @@ def _clusters(clustering: Clustering) -> Clusters:
         sum(value * size for value, size in known) / total if total else None,
         (restarts.mean, restarts.low) if restarts.n else None,
         agreements,
+        {
+            each.variant: each.against_labels.ari
+            for each in clustering.variants
+            if each.against_labels and not each.same_as and Variant.parse(each.variant).mode is Mode.INFERENCE
+        },
     )
 
 

@@ -251,7 +251,8 @@ def _histogram(source: Any, at: int, score: Score) -> Any:  # noqa: ANN401
     edges, counts, expected = score.bins()
     brush = BoxSelectTool(dimensions="width")
     plot = figure(
-        name=f"histogram_{at}", height=200, sizing_mode="stretch_width", toolbar_location=None,
+        name=f"histogram_{at}", height=200 if score.null is None else 240, sizing_mode="stretch_width",
+        toolbar_location=None,
         tools=[brush], active_drag=brush, x_axis_label=score.name, y_axis_label="texts",
     )  # fmt: skip
     plot.quad(left=edges[:-1], right=edges[1:], bottom=0, top=counts, fill_color=BLUE, line_color=None)

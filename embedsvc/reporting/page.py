@@ -77,7 +77,7 @@ def _models(report: Report) -> dict[str, Any]:
     if told is not None:
         models |= explorer(told)
     if ranked := groups(report):
-        models["groups"] = group_chart(ranked, str(report.focus))
+        models["groups"] = group_chart(ranked)
     if streams := flows(report):
         models |= flow_chart(streams)
     if measured := matrices(report):

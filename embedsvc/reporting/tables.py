@@ -148,12 +148,12 @@ def _clusterings(report: Report) -> Table | None:
                 str(len(each.clusters)),
                 f"{each.n_noise:,}",
                 _number(each.silhouette),
-                "" if agreement is None else f"{agreement.ari:.3f}",
-                "" if agreement is None else f"{agreement.ami:.3f}",
+                "" if agreement is None else _number(agreement.ari),
+                "" if agreement is None else _number(agreement.ami),
                 "" if agreement is None else _number(agreement.ari_clustered),
                 "" if agreement is None else f"{agreement.coverage:.0%}",
                 "" if agreement is None else _spread(made.expected(base.variant, each.variant)),
-                "" if truth is None else f"{truth.ari:.3f}",
+                "" if truth is None else _number(truth.ari),
             )
         )
     starts = _spread(made.restarts) if made.restarts.n else "1 (nothing is drawn)"
@@ -198,7 +198,7 @@ def _maps(report: Report) -> Table | None:
     )
     return Table(
         "maps",
-        "Maps",
+        "How the maps are made, and how good they are",
         f"{about} Moved: share of texts beyond the 95th percentile of what moves without a reason; 5 % would.",
         ("variant", "map", "trustworthiness", "continuity", "median displacement, of the map's size", "moved"),
         tuple(rows),
@@ -317,7 +317,8 @@ def _probe(report: Report) -> Table | None:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    # A zero that rounding made has no sign.
+    return "–" if value is None else f"{value:.3f}".replace("-0.000", "0.000")
 
 
 def _mean(values: np.ndarray | None) -> str:
@@ -327,4 +328,4 @@ def _mean(values: np.ndarray | None) -> str:
 
 
 def _spread(spread: Spread | None) -> str:
-    return "–" if spread is None else f"{spread.mean:.3f} ({spread.low:.3f} to {spread.high:.3f})"
+    return "–" if spread is None else f"{_number(spread.mean)} ({_number(spread.low)} to {_number(spread.high)})"

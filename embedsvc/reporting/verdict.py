@@ -82,12 +82,15 @@ class Clusters:
         Mean and lowest agreement of fits that differ in their seed only; None for a method that draws nothing.
     agreements : sequence of Beside
         ARI of each variant's clusters with the reference's.
+    labels : mapping of str to float
+        ARI of the clusters of each variant that is the same at every run with the labels; empty without labels.
     """
 
     method: str
     stability: float | None
     restarts: tuple[float, float] | None
     agreements: Sequence[Beside]
+    labels: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +294,9 @@ def _clustering(evidence: Evidence) -> Finding:
         alone = "" if each.expected is None else f"; mask alone {each.expected:.2f}"
         readings.setdefault(_apart(each, restarts), []).append(f"{each.variant} (ARI {each.observed:.2f}{alone})")
     lines = [f"{reading}: {', '.join(named)}." for reading, named in readings.items()]
+    if clusters.labels:
+        nearest = sorted(clusters.labels.items(), key=lambda item: -item[1])
+        lines.append(f"ARI with the labels: {', '.join(f'{name} {ari:.2f}' for name, ari in nearest)}.")
     basis = _basis(evidence, purpose)
     weak = [each for each in (clusters.stability, restarts and restarts[0]) if each is not None and each < HOLDS]
     if weak:
