@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedsvc import Settings, Text, catalog, extract_files, load_model
+from embedsvc import Settings, Text, catalog, extract_files, load_model, masks
 from embedsvc.extraction import extract
 from embedsvc.types import Mode
 
@@ -84,7 +84,7 @@ def interleaved(programs: dict, rounds: int) -> dict[str, list[float]]:
 
 def ratio(over: list[float], under: list[float]) -> str:
     ratios = sorted(a / b for a, b in zip(over, under, strict=True))
-    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    return f"{statistics.median(ratios):.3g} ({ratios[0]:.3g} to {ratios[-1]:.3g})"
 
 
 def speed(rounds: int, count: int) -> list[tuple[str, str, str]]:
@@ -117,18 +117,13 @@ def speed(rounds: int, count: int) -> list[tuple[str, str, str]]:
         def timed(**changes):
             return lambda: list(extract(rows, encoder, Settings(**changes)))
 
-        def head_passes():
-            post = []
-            for block in extract(rows, encoder, Settings(taps=("pre_dropout",))):
-                from embedsvc import masks
+        pre = next(extract(rows, encoder, settings)).vectors["pre_dropout.inference"]
+        keys = masks.row_keys(text.id for text in rows)
 
-                keys = masks.row_keys(text.id for text in block.texts)
-                pre = block.vectors["pre_dropout.inference"]
-                # A hundred texts at a time: 100 passes of them are 15 MB.
-                for first in range(0, len(pre), 100):
-                    some = slice(first, first + 100)
-                    post.append(encoder.head.posts(pre[some], keys[some], seed=7, passes=range(100)))
-            return post
+        def head_passes():
+            # A hundred texts at a time: 100 passes of them are 15 MB.
+            parts = (slice(first, first + 100) for first in range(0, len(pre), 100))
+            return [encoder.head.posts(pre[part], keys[part], seed=7, passes=range(100)) for part in parts]
 
         four = {
             "taps": ("pre_dropout", "post_dropout"),
@@ -165,7 +160,7 @@ def speed(rounds: int, count: int) -> list[tuple[str, str, str]]:
         ("texts/s of extract from file to Parquet, here and now", f"{count / on_disk:.0f}", ""),
         ("extract ÷ recipe, texts/s", ratio(seconds["recipe"], seconds["inference"]), "≥ 5"),
         ("pre, post × inference, training ÷ inference, time", ratio(seconds["four"], seconds["inference"]), "≤ 2.4"),
-        ("inference and 100 head passes ÷ inference, time", ratio(seconds["head"], seconds["inference"]), "≤ 1.05"),
+        ("100 head passes of every text ÷ inference, time", ratio(seconds["head"], seconds["inference"]), "≤ 0.05"),
     ]
 
 
