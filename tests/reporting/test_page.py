@@ -103,6 +103,7 @@ def test_texts_are_shown_and_never_run(opened, small_report):
     opened.page.wait_for_timeout(500)
     assert opened.page.title() == "set: embedsvc report"
     assert opened.ask("return document.querySelectorAll('main img, main b, main i:not([style])').length") == 0
+    assert opened.page.get_by_text("<i>food</i> (38)", exact=True).count() == 1, "in the legend"
     first = opened.ask("return Array.from(model('texts').data.text)")
     assert set(HOSTILE) <= set(first)
     opened.ask("model('texts').selected.indices = argument", [first.index(text) for text in HOSTILE])
