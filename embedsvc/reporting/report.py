@@ -33,6 +33,7 @@ _KS = (10, 50)
 _MAP_NEIGHBORS = 15  # UMAP counts the text itself
 _ALL_TEXTS = 20_000  # up to here the neighbours of every text are found
 _SAMPLED = 2_000  # above, those of so many texts
+_FEW_LABELS = 2_000  # up to here cross-validation is repeated
 _MOST_VARIANTS = 8  # the work and the matrix grow with the square of their number
 
 
@@ -320,7 +321,9 @@ def _compared(
 def _probed(embeddings: EmbeddingSet, names: tuple[str, ...], seed: int) -> Probe:
     if not any(label is not None for label in embeddings.labels):
         raise SettingsError("no text has a label")
-    return probe(embeddings, variants=names, seed=seed)
+    # Many texts have narrow intervals without shuffling them again, and each repeat took a minute for 20,000.
+    labelled = sum(label is not None for label in embeddings.labels)
+    return probe(embeddings, variants=names, repeats=4 if labelled <= _FEW_LABELS else 1, seed=seed)
 
 
 def _focus(others: Sequence[str]) -> str | None:

@@ -59,6 +59,13 @@ def test_without_labels_classification_says_so(tmp_path):
     assert "probe" not in tables(found)
 
 
+def test_many_labels_are_cross_validated_once(tmp_path, monkeypatch):
+    embeddings = build(tmp_path, 60)
+    assert report(embeddings, seed=3, passes=4, map_method="pca").probe.repeats == 4
+    monkeypatch.setattr("embedsvc.reporting.report._FEW_LABELS", 59)
+    assert report(embeddings, seed=3, passes=4, map_method="pca").probe.repeats == 1
+
+
 def test_a_single_variant_is_reported_without_a_comparison(tmp_path):
     pre, _ = blobs(60)
     embeddings = make_set(tmp_path / "one", pre)
