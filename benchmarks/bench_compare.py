@@ -22,9 +22,9 @@ import numpy as np
 
 from embedsvc import EmbeddingSet, Pass, Settings, Text, compare
 from embedsvc.extraction import describe
+from embedsvc.knn import neighbor_graph
 from embedsvc.masks import row_keys
 from embedsvc.models.fake import FakeEncoder
-from embedsvc.neighbors import neighbor_graph
 from embedsvc.store import open_store
 from embedsvc.types import Block, Mode
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from embedsvc.probing import probe
     from embedsvc.projection import project
     from embedsvc.reporting.report import report
+    from embedsvc.retrieval import neighbors
     from embedsvc.texts import ReadOptions
     from embedsvc.types import Block, Forward, Mode, ModelSpec, Pass, Text, Variant
     from embedsvc.uncertainty import stability
@@ -54,6 +55,7 @@ _PUBLIC = {
     "extract_files": "extraction",
     "forward": "models.base",
     "load_model": "models.load",
+    "neighbors": "retrieval",
     "probe": "probing",
     "project": "projection",
     "report": "reporting.report",
@@ -84,6 +86,7 @@ __all__ = [
     "extract_files",
     "forward",
     "load_model",
+    "neighbors",
     "probe",
     "project",
     "report",

@@ -32,7 +32,7 @@ from embedsvc.clusterers import CLUSTERERS, Clusterer, Reduction, label, n_disti
 from embedsvc.clusters import Cluster, Clustering, PassStability, VariantClusters
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
-from embedsvc.neighbors import check_vectors
+from embedsvc.knn import check_vectors
 from embedsvc.types import Mode, Pass, Variant, Vectors, check_seed
 from embedsvc.variants import REFERENCE, choose, derive, reference, space
 

@@ -13,9 +13,9 @@ from embedsvc import metrics
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import SettingsError
 from embedsvc.figures import Draws, Figure, Pair, Side, Work
+from embedsvc.knn import Graphs
 from embedsvc.manifest import summarise
 from embedsvc.metrics import METRICS
-from embedsvc.neighbors import Graphs
 from embedsvc.types import check_seed
 
 __all__ = ["DEFAULT_METRICS", "DEFAULT_VARIANTS", "Comparison", "Figure", "Pair", "compare"]

@@ -13,7 +13,7 @@ import numpy as np
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import MissingExtraError, SettingsError, StoreError
 from embedsvc.formats import convert
-from embedsvc.neighbors import Graphs, check_vectors, unit_rows
+from embedsvc.knn import Graphs, check_vectors, unit_rows
 from embedsvc.parts import atomic_file
 from embedsvc.projection import project
 from embedsvc.registry import Registry

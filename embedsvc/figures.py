@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import metrics, neighbors, resampling, theory
+from embedsvc import knn, metrics, resampling, theory
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
+from embedsvc.knn import Graphs, NeighborGraph
 from embedsvc.metrics import METRICS
-from embedsvc.neighbors import Graphs, NeighborGraph
 from embedsvc.resampling import Range
 from embedsvc.simulation import Mechanism, Simulation, mechanism
 from embedsvc.types import Vectors
@@ -131,12 +131,12 @@ class Side:
     def of(self, variant: str) -> Vectors:
         """Another variant of the same set, for the same texts."""
         vectors = self.embeddings[variant]
-        return neighbors.check_vectors(vectors if self.rows is None else vectors[self.rows], self.name)
+        return knn.check_vectors(vectors if self.rows is None else vectors[self.rows], self.name)
 
     @cached_property
     def unit(self) -> Vectors:
         """The vectors scaled to length 1."""
-        return neighbors.unit_rows(self.vectors, self.name)
+        return knn.unit_rows(self.vectors, self.name)
 
     @property
     def width(self) -> int:
@@ -323,7 +323,7 @@ class Work:
         extra = f"{id(side.embeddings)}:{base}"
         if extra not in self._extra:
             vectors = self.simulation(side, base).base
-            self._extra[extra] = neighbors.neighbor_graph(
+            self._extra[extra] = knn.neighbor_graph(
                 vectors, self.graphs.k, seed=self.draws.seed, rows=self.graphs.rows, name=base
             )
         return self._extra[extra]
@@ -496,7 +496,7 @@ def _knn_overlap(task: _Task) -> dict[str, Figure]:
     figures = {}
     for k in work.ks:
         name = f"knn_overlap_{k}"
-        scores = task.spread(name, neighbors.overlap(a, b, k))
+        scores = task.spread(name, knn.overlap(a, b, k))
 
         def expected(basis: Mechanism, k: int = k, name: str = name, scores: Floats = scores) -> float:
             graph = work.base_graph(task.a, basis.base)
@@ -504,7 +504,7 @@ def _knn_overlap(task: _Task) -> dict[str, Figure]:
             task.spread(f"knn_excess_change_{k}", form - scores)
             return float(form.mean())
 
-        null = np.array([neighbors.overlap(sampled, graph, k).mean() for graph in matched])
+        null = np.array([knn.overlap(sampled, graph, k).mean() for graph in matched])
         if task.basis is not None and task.basis.masks == 0:
             task.spread(f"{name}_expected", np.ones(len(scores)))
             task.spread(f"knn_excess_change_{k}", 1.0 - scores)

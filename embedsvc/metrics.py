@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import neighbors
+from embedsvc import knn
 from embedsvc.errors import DegenerateInputError, SettingsError
-from embedsvc.neighbors import NeighborGraph, check_vectors, unit_rows
+from embedsvc.knn import NeighborGraph, check_vectors, unit_rows
 from embedsvc.registry import Registry
 from embedsvc.types import Vectors
 
@@ -295,8 +295,8 @@ def row_cosines(x: Vectors, y: Vectors) -> Floats:
 def knn_overlap(x: Vectors, y: Vectors, *, k: int = 10) -> float:
     """Mean share of each text's k nearest neighbours (by cosine) that both have, from 0 to 1; chance is k / (n - 1)."""
     _check_pair(x, y)
-    a, b = (neighbors.neighbor_graph(vectors, k) for vectors in (x, y))
-    return float(neighbors.overlap(a, b, k).mean())
+    a, b = (knn.neighbor_graph(vectors, k) for vectors in (x, y))
+    return float(knn.overlap(a, b, k).mean())
 
 
 def second_order_cosine(x: Vectors, y: Vectors, *, k: int = 10) -> float:
@@ -307,7 +307,7 @@ def second_order_cosine(x: Vectors, y: Vectors, *, k: int = 10) -> float:
     Hamilton et al. (2016), arXiv:1606.02821: the local neighbourhood measure.
     """
     _check_pair(x, y)
-    a, b = (neighbors.neighbor_graph(vectors, k) for vectors in (x, y))
+    a, b = (knn.neighbor_graph(vectors, k) for vectors in (x, y))
     return float(row_second_order(unit_rows(x), unit_rows(y), a, b).mean())
 
 

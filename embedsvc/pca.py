@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from embedsvc import theory
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
-from embedsvc.neighbors import check_vectors
+from embedsvc.knn import check_vectors
 from embedsvc.projectors import Layout, Method, Request
 from embedsvc.types import Vectors
 from embedsvc.variants import space

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
-from embedsvc.neighbors import check_vectors
+from embedsvc.knn import check_vectors
 from embedsvc.types import Variant, Vectors, check_seed
 from embedsvc.variants import choose, derive, space
 

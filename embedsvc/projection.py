@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import SettingsError
-from embedsvc.neighbors import Graphs, unit_rows
+from embedsvc.knn import Graphs, unit_rows
 from embedsvc.projectors import Layout, Method, Request
 from embedsvc.registry import Registry
 from embedsvc.scores import write_scores

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc.embeddings import EmbeddingSet
-from embedsvc.neighbors import NeighborGraph
+from embedsvc.knn import NeighborGraph
 from embedsvc.types import Vectors
 
 __all__ = ["Layout", "Method", "Projector", "Request"]

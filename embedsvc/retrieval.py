@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from embedsvc.comparison import DEFAULT_VARIANTS
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import ModelError, SettingsError
-from embedsvc.neighbors import Metric, neighbor_graph
+from embedsvc.knn import Metric, neighbor_graph
 from embedsvc.types import Pass, Text, Variant, Vectors
 from embedsvc.variants import REFERENCE
 

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import masks, metrics, neighbors, theory
+from embedsvc import knn, masks, metrics, theory
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.head import Head
-from embedsvc.neighbors import NeighborGraph
+from embedsvc.knn import NeighborGraph
 from embedsvc.types import Mode, Variant, Vectors
 
 __all__ = ["Mechanism", "Simulation", "mechanism"]
@@ -157,7 +157,7 @@ class Simulation:
     def overlap(self, count: int, k: int, graph: NeighborGraph) -> Floats:
         """Mean k-NN overlap of each text; `graph` is that of the base."""
         graphs = self._graphs(graph)
-        return self._mean(("overlap", count, k), count, lambda i, j: neighbors.overlap(graphs[i + 1], graphs[j + 1], k))
+        return self._mean(("overlap", count, k), count, lambda i, j: knn.overlap(graphs[i + 1], graphs[j + 1], k))
 
     def second_order(self, count: int, k: int, graph: NeighborGraph) -> Floats:
         """Mean second-order cosine of each text."""
@@ -178,12 +178,12 @@ class Simulation:
 
     @cached_property
     def _units(self) -> list[Vectors]:
-        return [neighbors.unit_rows(x, "vectors under a drawn mask") for x in (self.base, *self.posts)]
+        return [knn.unit_rows(x, "vectors under a drawn mask") for x in (self.base, *self.posts)]
 
     def _graphs(self, graph: NeighborGraph) -> list[NeighborGraph]:
         if not self._found:
             self._found = [
-                neighbors.neighbor_graph(
+                knn.neighbor_graph(
                     x, graph.k, seed=graph.seed, rows=graph.rows, exact=graph.exact or None, name="under a drawn mask"
                 )
                 for x in self.posts

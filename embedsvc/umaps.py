@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc.errors import MissingExtraError, SettingsError
-from embedsvc.neighbors import EXACT_ROWS, NeighborGraph, check_vectors, neighbor_graph, unit_rows
+from embedsvc.knn import EXACT_ROWS, NeighborGraph, check_vectors, neighbor_graph, unit_rows
 from embedsvc.projectors import Layout, Method, Request
 from embedsvc.types import Vectors
 from embedsvc.variants import derive

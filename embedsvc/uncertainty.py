@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from embedsvc import masks, theory
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import SettingsError
-from embedsvc.neighbors import check_vectors, neighbor_graph, overlap
+from embedsvc.knn import check_vectors, neighbor_graph, overlap
 from embedsvc.scores import write_scores
 from embedsvc.tallies import ClassScores, ClassTally, HeadTally, VectorScores, VectorTally, cosines, draw_until
 from embedsvc.types import Block, Mode, Pass, Variant, Vectors, check_seed

@@ -8,7 +8,7 @@ import pytest
 from embedsvc import EmbeddingSet, Settings, extract_files, metrics
 from embedsvc.comparison import DEFAULT_METRICS, compare
 from embedsvc.errors import DegenerateInputError, SettingsError, UnknownNameError, UnknownVariantError
-from embedsvc.neighbors import Graphs, chance, neighbor_graph, overlap
+from embedsvc.knn import Graphs, chance, neighbor_graph, overlap
 from embedsvc.simulation import mechanism
 from embedsvc.types import Mode
 from tests import sets
@@ -223,9 +223,9 @@ def test_graphs_at_hand_are_used(honest, monkeypatch):
     graphs = Graphs(honest, 12)
     for name in pick:
         graphs[name]
-    from embedsvc import neighbors
+    from embedsvc import knn
 
-    monkeypatch.setattr(neighbors, "neighbor_graph", None)
+    monkeypatch.setattr(knn, "neighbor_graph", None)
     assert compare(honest, variants=pick, graphs=graphs, **FAST).pairs[0].figures["knn_overlap_10"].observed > 0.2
     with pytest.raises(SettingsError, match="graphs given hold 12 neighbours, expected 20"):
         compare(honest, variants=pick, graphs=graphs, **FAST | {"ks": (20,)})

@@ -7,7 +7,7 @@ import pytest
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, MissingExtraError, SettingsError, StoreError, UnknownNameError
 from embedsvc.exporting import EXPORTERS, export
-from embedsvc.neighbors import neighbor_graph
+from embedsvc.knn import neighbor_graph
 from tests.analysis_sets import blobs, make_set
 
 WORDS = ["plain", "tab\there", 'a "quote"\nand a line', "=1+1", "שלום 👩‍👩‍👧", "<b>x</b>"]

@@ -26,7 +26,7 @@ LAYERS = {
         *("manifest", "parts", "store", "embeddings", "formats", "metrics", "simulation", "resampling", "figures"),
         *("agreement", "clusterers", "clusters", "pca", "projectors", "scores", "tallies", "umaps", "variants"),
     },
-    "foundations": {"masks", "registry", "neighbors", "theory"},
+    "foundations": {"masks", "registry", "knn", "theory"},
     "values": {"types"},
     "errors": {"errors"},
 }

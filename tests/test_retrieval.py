@@ -7,8 +7,8 @@ import pytest
 
 from embedsvc import EmbeddingSet, ReadOptions, Settings, extract_files, forward, load_model
 from embedsvc.errors import ModelError, SettingsError, UnknownVariantError
+from embedsvc.knn import neighbor_graph
 from embedsvc.models.base import LoadOptions
-from embedsvc.neighbors import neighbor_graph
 from embedsvc.retrieval import neighbors
 from embedsvc.types import Mode, Pass, Text
 

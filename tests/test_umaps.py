@@ -9,7 +9,7 @@ import pytest
 
 from embedsvc import EmbeddingSet, ReadOptions, Settings, extract_files
 from embedsvc.errors import DegenerateInputError, MissingExtraError, SettingsError
-from embedsvc.neighbors import Graphs, unit_rows
+from embedsvc.knn import Graphs, unit_rows
 from embedsvc.projection import project
 from embedsvc.types import Mode
 from embedsvc.umaps import import_umap

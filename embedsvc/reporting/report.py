@@ -14,7 +14,7 @@ from embedsvc.clusters import Clustering
 from embedsvc.comparison import Comparison, compare
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import EmbedsvcError, MissingExtraError, SettingsError
-from embedsvc.neighbors import Graphs, NeighborGraph, check_vectors
+from embedsvc.knn import Graphs, NeighborGraph, check_vectors
 from embedsvc.probing import Probe, probe
 from embedsvc.projection import Projection, project
 from embedsvc.reporting.evidence import gather, overlaps

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from embedsvc import neighbors
+from embedsvc import knn
 from embedsvc.errors import DegenerateInputError, SettingsError, UnknownNameError
 from embedsvc.reporting.panels import explored, flow_ends, flows, groups, neighbors_of, ribbons
 from embedsvc.reporting.renderers import RENDERERS, render
@@ -37,13 +37,13 @@ def test_the_same_seed_gives_the_same_report(tmp_path):
 @pytest.mark.slow  # compiles UMAP
 def test_the_neighbours_of_a_variant_are_searched_once(tmp_path, monkeypatch):
     searched = []
-    real = neighbors.neighbor_graph
+    real = knn.neighbor_graph
 
     def counting(vectors, k, **options):
         searched.append(options.get("name"))
         return real(vectors, k, **options)
 
-    monkeypatch.setattr(neighbors, "neighbor_graph", counting)
+    monkeypatch.setattr(knn, "neighbor_graph", counting)
     monkeypatch.setattr("embedsvc.umaps.neighbor_graph", counting)
     monkeypatch.setattr("embedsvc.uncertainty.neighbor_graph", counting)
     report(build(tmp_path, 80), seed=3, passes=4, map_method="umap")

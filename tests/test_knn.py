@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from embedsvc import neighbors
+from embedsvc import knn
 from embedsvc.errors import DegenerateInputError, MissingExtraError, SettingsError
-from embedsvc.neighbors import Graphs, chance, check_vectors, neighbor_graph, overlap
+from embedsvc.knn import Graphs, chance, check_vectors, neighbor_graph, overlap
 
 RNG = np.random.default_rng(3)
 X = RNG.standard_normal((300, 12)).astype(np.float32)
@@ -69,7 +69,7 @@ def test_an_approximate_graph_states_its_recall_and_repeats_itself():
 
 
 def test_large_sets_are_searched_approximately(monkeypatch):
-    monkeypatch.setattr(neighbors, "EXACT_ROWS", 200)
+    monkeypatch.setattr(knn, "EXACT_ROWS", 200)
     monkeypatch.setitem(sys.modules, "pynndescent", None)
     with pytest.raises(MissingExtraError, match=r"embedsvc\[report\]"):
         neighbor_graph(X, 5)
@@ -131,7 +131,7 @@ def test_bad_rows_are_named():
 def test_huge_numbers_are_no_infinity():
     huge = np.full((3, 4), 3e38, np.float32)
     assert check_vectors(huge) is huge
-    assert np.allclose(neighbors.unit_rows(huge), 0.5)
+    assert np.allclose(knn.unit_rows(huge), 0.5)
 
 
 def test_what_is_no_matrix_is_refused():
