@@ -28,7 +28,7 @@ from embedsvc.head import Head
 from embedsvc.models.wordpiece import WordPiece
 from embedsvc.types import DropoutSite, Mode, ModelSpec, Pass, Tokens, Vectors
 
-__all__ = ["BertConfig", "BertEncoder", "BertRunner", "Weights"]
+__all__ = ["BertConfig", "BertEncoder", "BertRunner", "Weights", "draw_masks", "fold", "forward_graph", "pack"]
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -80,7 +80,7 @@ class BertRunner:
         self.config = config
         self.digest = _digest(config, weights)
         self.has_pooler = "pooler.kernel" in weights
-        self._weights = _prepared(config, weights)
+        self._weights = {name: tf.constant(value, tf.float32) for name, value in fold(config, weights).items()}
         self._graphs: dict[tuple[tuple[str, ...], bool], Any] = {}
 
     @cached_property
@@ -120,7 +120,7 @@ class BertRunner:
         graph = self._graphs.get((wanted, training))
         if graph is None:
             graph = self._graphs[wanted, training] = _compile(self.config, self._weights, wanted, training)
-        inputs = _pack(ids, lengths)
+        inputs = pack(ids, lengths)
         drawn = draw_masks(self.config, lengths, keys, pass_) if training else ()
         out = graph(*inputs, *drawn)
         return {tap: out[tap].numpy() for tap in taps}
@@ -208,8 +208,8 @@ def draw_masks(
     return hidden, attention
 
 
-def _pack(ids: Sequence[NDArray[np.int32]], lengths: NDArray[np.int32]) -> tuple[NDArray[Any], ...]:
-    """Rows end to end, and where each token sits in the (n_rows, longest) grid that attention needs."""
+def pack(ids: Sequence[NDArray[np.int32]], lengths: NDArray[np.int32]) -> tuple[NDArray[Any], ...]:
+    """A batch for `forward_graph`: rows end to end, and where a token sits in the grid that attention needs."""
     n_rows, longest, n_tokens = len(ids), int(lengths.max()), int(lengths.sum())
     rows = np.repeat(np.arange(n_rows, dtype=np.int32), lengths)
     starts = np.cumsum(lengths, dtype=np.int32) - lengths
@@ -231,11 +231,11 @@ def _compile(config: BertConfig, weights: Mapping[str, Any], taps: tuple[str, ..
         signature += [hidden, tf.TensorSpec([config.n_layers, None, config.n_heads, None, None], tf.bool)]
 
     # A lambda and not a partial: TensorFlow would bind the masks' defaults of a partial as missing inputs.
-    graph = tf.function(lambda *inputs: _forward(config, weights, taps, *inputs), signature, autograph=False)
+    graph = tf.function(lambda *inputs: forward_graph(config, weights, taps, *inputs), signature, autograph=False)
     return graph.get_concrete_function()
 
 
-def _forward(
+def forward_graph(
     config: BertConfig,
     weights: Mapping[str, Any],
     taps: tuple[str, ...],
@@ -248,7 +248,10 @@ def _forward(
     padding: Any,  # (B, 1, 1, T) 0 or -1e9
     hidden: Any = None,  # (1 + 2 * layers, N, d) bool
     attention: Any = None,  # (layers, B, heads, T, T) bool
+    *,
+    precision: Any = tf.float32,  # of the matrix products; everything else is float32
 ) -> dict[str, Any]:
+    """Every tap asked for, (B, d) each; the graph that runs in `BertRunner`, in training and in what it exports."""
     heads, width = config.n_heads, config.width
     n_rows, longest = tf.shape(padding)[0], tf.shape(padding)[3]
     cls_only = not {"mean", f"layer.{config.n_layers - 1}"} & set(taps)
@@ -261,8 +264,13 @@ def _forward(
             return None
         return hidden[number] if chosen is None else tf.gather(hidden[number], chosen)
 
+    def product(x: Any, y: Any, **how: bool) -> Any:
+        if precision == tf.float32:
+            return tf.matmul(x, y, **how)
+        return tf.cast(tf.matmul(tf.cast(x, precision), tf.cast(y, precision), **how), tf.float32)
+
     def dense(x: Any, name: str) -> Any:
-        return tf.matmul(x, weights[f"{name}.kernel"]) + weights[f"{name}.bias"]
+        return product(x, weights[f"{name}.kernel"]) + weights[f"{name}.bias"]
 
     def norm(x: Any, name: str) -> Any:
         mean = tf.reduce_mean(x, -1, keepdims=True)
@@ -282,11 +290,11 @@ def _forward(
         qkv = tf.gather(dense(x, f"{name}.qkv"), from_grid)  # (B * T, 3d)
         qkv = tf.transpose(tf.reshape(qkv, [n_rows, longest, 3, heads, width // heads]), [2, 0, 3, 1, 4])
         query = qkv[0] if only is None else qkv[0][:, :, :1]  # (B, h, T or 1, d / h)
-        probabilities = tf.nn.softmax(tf.matmul(query, qkv[1], transpose_b=True) + padding)
+        probabilities = tf.nn.softmax(product(query, qkv[1], transpose_b=True) + padding)
         if attention is not None:
             kept = attention[layer] if only is None else attention[layer][:, :, :1]
             probabilities = dropped(probabilities, kept, config.attention_rate)
-        context = tf.transpose(tf.matmul(probabilities, qkv[2]), [0, 2, 1, 3])
+        context = tf.transpose(product(probabilities, qkv[2]), [0, 2, 1, 3])
         context = tf.reshape(context, [-1, width])
         if only is None:
             context = tf.gather(context, to_grid)  # (N, d) again
@@ -317,16 +325,19 @@ _ACTIVATIONS: dict[str, Any] = {
 }
 
 
-def _prepared(config: BertConfig, weights: Weights) -> dict[str, Any]:
-    """Tensors, with what is constant folded in: token type 0 into the positions, 1/sqrt(d) into the queries."""
-    folded = {name: np.asarray(value, dtype=np.float32) for name, value in weights.items()}
+def fold(config: BertConfig, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """What `forward_graph` takes, of `BertRunner`'s weights as arrays or tensors: constants folded into them.
+
+    Token type 0 goes into the positions, 1/sqrt(d) into the queries.
+    """
+    folded = dict(weights)
     folded["position"] = folded["position"] + folded.pop("type")[0]
     scale = np.ones(3 * config.width, dtype=np.float32)
     scale[: config.width] = 1.0 / np.sqrt(config.width // config.n_heads)
     for layer in range(config.n_layers):
         for part in ("kernel", "bias"):
             folded[f"layer.{layer}.qkv.{part}"] = folded[f"layer.{layer}.qkv.{part}"] * scale
-    return {name: tf.constant(value) for name, value in folded.items()}
+    return folded
 
 
 def _digest(config: BertConfig, weights: Weights) -> str:
