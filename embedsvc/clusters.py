@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from embedsvc import plots
 from embedsvc.agreement import NOISE, Agreement, Labels, Spread
 from embedsvc.clusterers import Reduction
 from embedsvc.errors import SettingsError
+from embedsvc.results import Columns, Result
 from embedsvc.scores import write_scores
 from embedsvc.types import Variant
 from embedsvc.variants import space
@@ -104,8 +106,8 @@ class PassStability:
     stability: Mapping[int, float]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Clustering:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Clustering(Result):
     """The clusters of every variant, and how far they agree.
 
     Attributes
@@ -193,6 +195,45 @@ class Clustering:
         columns = {found.variant: found.labels.astype(np.int64) for found in self.variants}
         facts = {"method": self.sentence, "k": self.k, "seed": self.seed, "sampling": self.sampling}
         write_scores(path, self.ids, columns, facts=facts)
+
+    def plot(self, *, figure: plots.MplFigure = None) -> plots.MplFigure:
+        """ARI between the clusters of every two variants, in brackets what the mask alone leaves.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure or SubFigure, optional
+            Where to draw; by default a new one, which shows itself in a notebook.
+        """
+        names = [found.variant for found in self.variants]
+        values, words = np.eye(len(names)), {(at, at): "1.00" for at in range(len(names))}
+        for (a, b), found in self.agreements.items():
+            alone = self.expected(a, b)
+            for at in ((names.index(a), names.index(b)), (names.index(b), names.index(a))):
+                values[at] = found.ari
+                words[at] = f"{found.ari:.2f}" + ("" if alone is None else f"\n({alone.mean:.2f})")
+        side = 3 + 0.7 * len(names)
+        figure = plots.canvas((side + 1.5, side), figure)
+        axes = plots.matrix(figure, names, values, words)
+        axes.set_title(f"ARI of clusters ({self.method}); in brackets: the mask alone", fontsize=10)
+        return figure
+
+    def _facts(self) -> dict[str, object]:
+        return {"texts": self.n, "method": self.sentence, "reference": self.reference.variant, "seed": self.seed}
+
+    def _table(self) -> Columns:
+        """A row for each text: its cluster in each variant."""
+        return {"id": self.ids, **{found.variant: found.labels for found in self.variants}}
+
+    def _summary(self) -> Columns:
+        """A row for each variant."""
+        agreed = [found.against_labels for found in self.variants]
+        return {
+            "variant": [found.variant for found in self.variants],
+            "clusters": [len(found.clusters) for found in self.variants],
+            "noise": [found.n_noise for found in self.variants],
+            "silhouette": [found.silhouette for found in self.variants],
+            "ARI with labels": [None if each is None else each.ari for each in agreed],
+        }
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; the labels of the texts are in the file of `write`."""

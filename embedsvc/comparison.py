@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import metrics
+from embedsvc import metrics, plots
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import SettingsError
 from embedsvc.figures import Draws, Figure, Pair, Side, Work
 from embedsvc.knn import Graphs
 from embedsvc.manifest import summarise
 from embedsvc.metrics import METRICS
+from embedsvc.results import Columns, Result
 from embedsvc.types import check_seed
 
 __all__ = ["DEFAULT_METRICS", "DEFAULT_VARIANTS", "Comparison", "Figure", "Pair", "compare"]
@@ -37,8 +38,8 @@ _KS = (10, 50)
 _MANY = 20_000
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Comparison(Result):
     """What `compare` found.
 
     Attributes
@@ -111,6 +112,73 @@ class Comparison:
     def scores(self) -> dict[str, Floats]:
         """Per-text scores of all pairs, by ``score(a,b)``: the columns of the scores file."""
         return {f"{name}({p.a},{p.b})": values for p in self.pairs for name, values in p.scores.items()}
+
+    def plot(self, measure: str | None = None, *, figure: plots.MplFigure = None) -> plots.MplFigure:
+        """One measure between every two variants, in brackets what the mask alone gives.
+
+        Parameters
+        ----------
+        measure : str, optional
+            A name out of the pairs' figures (``"cka"``, ``"knn_overlap_10"``); by default the first there is.
+        figure : matplotlib Figure or SubFigure, optional
+            Where to draw; by default a new one, which shows itself in a notebook.
+        """
+        known = list(dict.fromkeys(name for pair in self.pairs for name in pair.figures))
+        measure = measure or next(iter(known), "cka")
+        if known and measure not in known:
+            raise SettingsError(f"{measure!r} was not measured", f"There are: {', '.join(known)}")
+        words = {}
+        values = self.matrix(measure)
+        for (row, column), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                pair = self.pair(self.variants[row], self.variants[column])
+                alone = None if pair is None else pair.figures[measure].expected
+                words[row, column] = f"{value:.2f}" + ("" if alone is None else f"\n({alone:.2f})")
+        side = 3 + 0.7 * len(self.variants)
+        figure = plots.canvas((side + 1.5, side), figure)
+        axes = plots.matrix(figure, self.variants, values, words)
+        axes.set_title(f"{measure}; in brackets: the mask alone", fontsize=10)
+        return figure
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "texts": self.n,
+            "variants": len(self.variants),
+            "pairs that differ": len(self.pairs),
+            "seed": self.seed,
+        }
+
+    def _table(self) -> Columns:
+        """A row for each measure of each pair."""
+        rows = [
+            (
+                *(pair.a, pair.b, measure, figure.observed, figure.interval.low, figure.interval.high),
+                *(figure.expected, figure.expected_by, figure.null.mean, figure.null.low, figure.null.high),
+            )
+            for pair in self.pairs
+            for measure, figure in pair.figures.items()
+        ]
+        names = (
+            *("a", "b", "measure", "observed", "low", "high"),
+            *("expected", "expected_by", "null_mean", "null_low", "null_high"),
+        )
+        return {name: [row[at] for row in rows] for at, name in enumerate(names)}
+
+    def _summary(self) -> Columns:
+        """A row for each pair: observed, in brackets the mask alone."""
+
+        def word(figure: Figure | None) -> str:
+            if figure is None:
+                return "–"
+            alone = "" if figure.expected is None else f" ({figure.expected:.3f})"
+            return f"{figure.observed:.3f}{alone}"
+
+        measures = dict.fromkeys(name for pair in self.pairs for name in pair.figures)
+        return {
+            "a": [pair.a for pair in self.pairs],
+            "b": [pair.b for pair in self.pairs],
+            **{name: [word(pair.figures.get(name)) for pair in self.pairs] for name in measures},
+        }
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only; per-text scores stay out."""

@@ -11,24 +11,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import masks
+from embedsvc import masks, plots
+from embedsvc.colors import BLUE, RED
 from embedsvc.errors import SettingsError, StoreError, UnknownVariantError
 from embedsvc.manifest import Manifest, summarise
 from embedsvc.parts import Piece, columns_of, numpy_values
+from embedsvc.results import Columns, Result, pandas_frame, polars_frame
 from embedsvc.store import pieces_of
 from embedsvc.types import Block, Mode, Pass, Text, Variant, Vectors
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
 
 __all__ = ["EmbeddingSet"]
 
 _BASE = "pre_dropout.inference"
+# Of a data frame, as in the files.
+_COLUMNS = {"id": "ids", "text": "texts", "label": "labels", "n_tokens": "n_tokens", "truncated": "truncated"}
 
 
-class EmbeddingSet:
+class EmbeddingSet(Result):
     """The embeddings of one run, read column by column when asked for.
 
     ``set["post_dropout.head.3"]`` gives an array of shape (n_texts, width), float32, C-contiguous. Head passes are
@@ -81,6 +89,74 @@ class EmbeddingSet:
     def __repr__(self) -> str:
         state = "" if self.manifest.complete else ", unfinished"
         return f"<EmbeddingSet {str(self.path)!r}: {len(self)} texts{state}; {summarise(self.variants)}>"
+
+    def to_pandas(self, variants: Sequence[str] = ()) -> pd.DataFrame:
+        """A row for each text, and a column of vectors for each variant that is named, as a pandas data frame.
+
+        Parameters
+        ----------
+        variants : sequence of str
+            Any that ``set[name]`` gives; none by default.
+
+        Raises
+        ------
+        UnknownVariantError
+        MissingExtraError
+            If pandas is not installed.
+        """
+        return pandas_frame({**self._table(), **{name: self[name] for name in variants}})
+
+    def to_polars(self, variants: Sequence[str] = ()) -> pl.DataFrame:
+        """The same as a polars data frame; vectors are of type Array."""
+        return polars_frame({**self._table(), **{name: self[name] for name in variants}})
+
+    def plot(self, *, figure: plots.MplFigure = None) -> plots.MplFigure:
+        """What is in the set: lengths of the texts, and how many have which label. For maps see `project`.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure or SubFigure, optional
+            Where to draw; by default a new one, which shows itself in a notebook.
+        """
+        figure = plots.canvas((10, 3.2), figure)
+        left, right = figure.subplots(1, 2)
+        edges = np.histogram_bin_edges(self.n_tokens, bins=min(40, max(int(np.ptp(self.n_tokens)), 1)))
+        lengths = [self.n_tokens[~self.truncated], self.n_tokens[self.truncated]]
+        left.hist(lengths, edges, stacked=True, color=[BLUE, RED], label=["whole", "cut short"])
+        left.set(xlabel="tokens", ylabel="texts")
+        left.legend(fontsize=8, frameon=False)
+        labels, counts = np.unique(
+            ["no label" if label is None else label for label in self.labels], return_counts=True
+        )
+        largest = np.argsort(counts)[-12:]
+        right.barh(labels[largest], counts[largest], color=BLUE)
+        right.set_xlabel("texts")
+        for axes in (left, right):
+            plots.clean(axes)
+        return figure
+
+    def _facts(self) -> dict[str, object]:
+        seed = {} if self.manifest.seed is None else {"seed": self.manifest.seed}
+        return {"path": self.path, "texts": len(self), "model": self.manifest.model.uri, **seed}
+
+    def _table(self) -> Columns:
+        return {name: getattr(self, attribute) for name, attribute in _COLUMNS.items()}
+
+    def _summary(self) -> Columns:
+        """A row for each variant."""
+        kinds = {
+            **dict.fromkeys(self.manifest.virtual, "drawn when read"),
+            **dict.fromkeys(self.manifest.stored, "stored"),
+        }
+        kinds |= {name: f"is {same}" for name, same in self.manifest.identical.items()}
+        stems: dict[str, list[str]] = {}
+        for name in self.variants:
+            stems.setdefault(name.rstrip("0123456789"), []).append(name)
+        return {
+            "variant": [summarise(names) for names in stems.values()],
+            "width": [self.manifest.width(names[0]) for names in stems.values()],
+            "kept as": [kinds.get(names[0], "") for names in stems.values()],
+        }
 
     @property
     def variants(self) -> tuple[str, ...]:

@@ -20,9 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedsvc import plots
+from embedsvc.colors import BLUE
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
 from embedsvc.knn import check_vectors
+from embedsvc.results import Columns, Result
 from embedsvc.types import Variant, Vectors, check_seed
 from embedsvc.variants import choose, derive, space
 
@@ -45,8 +48,8 @@ class Estimate:
     high: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Probe:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Probe(Result):
     """Scores of every classifier, trained on each variant and tested on each.
 
     Attributes
@@ -120,6 +123,53 @@ class Probe:
     def baseline(self, metric: str) -> float:
         """Mean score of always answering the most frequent class."""
         return float(self.majority[metric].mean())
+
+    def plot(
+        self, classifier: str = "logistic", metric: str = "accuracy", *, figure: plots.MplFigure = None
+    ) -> plots.MplFigure:
+        """Score of a classifier trained and tested on each variant, beside always answering the largest class.
+
+        Parameters
+        ----------
+        classifier : {"logistic", "knn"}
+        metric : {"accuracy", "macro_f1"}
+        figure : matplotlib Figure or SubFigure, optional
+            Where to draw; by default a new one, which shows itself in a notebook.
+        """
+        rows = []
+        for name in self.variants:
+            found = self.estimate(classifier, metric, name)
+            if found is not None:
+                rows.append((name, found.mean, found.low, found.high, BLUE))
+        figure = plots.canvas((7, 1 + 0.35 * len(rows)), figure)
+        label = f"{metric} of {classifier}, {self.level:.0%} intervals; dashed: the most frequent class"
+        plots.intervals(figure, rows, line=self.baseline(metric), label=label)
+        return figure
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            **{"labelled texts": self.n_used, "classes": len(self.classes), "reference": self.reference},
+            **{"folds": self.folds, "repeats": self.repeats, "seed": self.seed},
+        }
+
+    def _table(self) -> Columns:
+        """A row for each classifier, metric, and pair of variants trained and tested on."""
+        rows = self.to_json()["scores"]
+        plain = ("classifier", "metric", "trained", "tested", "mean", "low", "high")
+        return {
+            **{name: [row[name] for row in rows] for name in plain},
+            **{f"difference_{name}": [row["difference"][name] for row in rows] for name in ("mean", "low", "high")},
+        }
+
+    def _summary(self) -> Columns:
+        """A row for each variant, trained and tested on itself: score, in brackets its interval."""
+        columns: dict[str, list[object]] = {"variant": list(self.variants)}
+        for classifier, metric in self.scores:
+            found = [self.estimate(classifier, metric, name) for name in self.variants]
+            columns[f"{classifier} {metric}"] = [
+                f"{e.mean:.3f} ({e.low:.3f} to {e.high:.3f})" if e else "–" for e in found
+            ]
+        return columns
 
     def to_json(self) -> dict[str, Any]:
         """JSON values: every estimate and difference, and what they rest on."""

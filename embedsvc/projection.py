@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedsvc import plots
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import SettingsError
 from embedsvc.knn import Graphs, unit_rows
 from embedsvc.projectors import Layout, Method, Request
 from embedsvc.registry import Registry
+from embedsvc.results import Columns, Result
 from embedsvc.scores import write_scores
 from embedsvc.types import Vectors, check_seed
 from embedsvc.variants import choose, derive, reference, space
@@ -72,8 +74,8 @@ class Movement:
     moved: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Projection:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Projection(Result):
     """What `project` found.
 
     Attributes
@@ -146,6 +148,46 @@ class Projection:
         """Write the coordinates of every text as Parquet, see `write_scores`."""
         facts = {name: value for name, value in self.to_json().items() if name != "variants"}
         write_scores(path, self.ids, self.columns(), facts=facts)
+
+    def plot(
+        self,
+        variants: Sequence[str] | None = None,
+        *,
+        color: Sequence[object] | NDArray[Any] | None = None,
+        figure: plots.MplFigure = None,
+    ) -> plots.MplFigure:
+        """Maps of several variants side by side, on the same axes.
+
+        Parameters
+        ----------
+        variants : sequence of str, optional
+            By default the reference and the first two that differ from it.
+        color : sequence of shape (n,), optional
+            What colours the texts: names (labels, clusters) or numbers (scores).
+        figure : matplotlib Figure or SubFigure, optional
+            Where to draw; by default a new one, which shows itself in a notebook.
+        """
+        others = [name for name in self.coordinates if name != self.reference and name not in self.identical]
+        names = [self.reference, *others[:2]] if variants is None else list(variants)
+        for name in names:
+            if name not in self.coordinates:
+                raise SettingsError(f"{name!r} was not projected", f"There are: {', '.join(self.coordinates)}")
+        figure = plots.canvas((1 + 4.2 * len(names), 4.8), figure)
+        title = f"{self.name} of {self.n:,} texts, fitted on {self.reference}"
+        plots.maps(figure, {name: self.coordinates[name] for name in names}, plots.colored(color, self.n), title)
+        return figure
+
+    def _facts(self) -> dict[str, object]:
+        return {"method": self.name, "texts": self.n, "fitted on": self.reference, "seed": self.seed}
+
+    def _table(self) -> Columns:
+        """A row for each text: the coordinates and movements of `columns`."""
+        return {"id": self.ids, **self.columns()}
+
+    def _summary(self) -> Columns:
+        """A row for each variant."""
+        listed = self.to_json()["variants"]
+        return {name.replace("_", " "): [each[name] for each in listed] for name in listed[0]}
 
     def to_json(self) -> dict[str, Any]:
         """The summary: how well each variant is drawn, and how far its texts move. Coordinates are in `columns`."""

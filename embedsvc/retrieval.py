@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from embedsvc import plots
+from embedsvc.colors import BLUE, GREY, RED
 from embedsvc.comparison import DEFAULT_VARIANTS
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import ModelError, SettingsError
 from embedsvc.knn import Metric, neighbor_graph
+from embedsvc.results import Columns, Result
 from embedsvc.types import Pass, Text, Variant, Vectors
 from embedsvc.variants import REFERENCE
 
@@ -47,8 +50,8 @@ class Hit:
     mark: Literal["kept", "gained", "lost"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Retrieval:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Retrieval(Result):
     """What is near a text, variant by variant.
 
     Attributes
@@ -77,6 +80,41 @@ class Retrieval:
     seed: int | None
     sampling: str
     method: str
+
+    def plot(self, *, figure: plots.MplFigure = None) -> plots.MplFigure:
+        """Distances of the nearest texts, a row for each variant: kept ones blue, gained ones red, lost ones hollow.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure or SubFigure, optional
+            Where to draw; by default a new one, which shows itself in a notebook.
+        """
+        figure = plots.canvas((8, 1.2 + 0.35 * len(self.hits)), figure)
+        axes = figure.subplots()
+        for at, (name, hits) in enumerate(self.hits.items()):
+            for hit in hits:
+                axes.plot(hit.distance, at, "o", color=BLUE if hit.mark == "kept" else RED, markersize=6, alpha=0.8)
+            for hit in self.lost[name]:
+                axes.plot(hit.distance, at, "o", color=GREY, markersize=6, fillstyle="none")
+        axes.set_yticks(range(len(self.hits)), list(self.hits), fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlabel(
+            f"{self.metric} distance of the {self.k} nearest; hollow: lost ones, as far as in {self.reference}"
+        )
+        plots.clean(axes)
+        return figure
+
+    def _facts(self) -> dict[str, object]:
+        return {"query": self.query.text, "k": self.k, "texts": self.n, "reference": self.reference}
+
+    def _table(self) -> Columns:
+        """A row for each near text of each variant, the lost ones after the kept and gained."""
+        rows = [(name, hit) for name, hits in self.hits.items() for hit in (*hits, *self.lost[name])]
+        fields = ("mark", "rank", "distance", "id", "label", "text")
+        return {
+            "variant": [name for name, _ in rows],
+            **{field: [getattr(hit, field) for _, hit in rows] for field in fields},
+        }
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only."""

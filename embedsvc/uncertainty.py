@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import masks, theory
+from embedsvc import masks, plots, theory
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import SettingsError
 from embedsvc.knn import check_vectors, neighbor_graph, overlap
+from embedsvc.results import Columns, Result
 from embedsvc.scores import write_scores
 from embedsvc.tallies import ClassScores, ClassTally, HeadTally, VectorScores, VectorTally, cosines, draw_until
 from embedsvc.types import Block, Mode, Pass, Variant, Vectors, check_seed
@@ -136,8 +137,8 @@ class VarianceSplit:
         return encoder / total if total > 0 else float("nan")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Stability:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Stability(Result):
     """What `stability` found.
 
     Attributes
@@ -190,6 +191,33 @@ class Stability:
         values = self.columns()[column]
         order = np.argsort(-values, kind="stable")  # NaN comes last
         return [(self.ids[row], float(values[row])) for row in order[:count] if not np.isnan(values[row])]
+
+    def plot(self, *, figure: plots.MplFigure = None) -> plots.MplFigure:
+        """The T-curve: how near the mean of T head passes comes to `pre_dropout`.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure or SubFigure, optional
+            Where to draw; by default a new one, which shows itself in a notebook.
+        """
+        figure = plots.canvas((7, 4), figure)
+        each = self.curve
+        plots.curve(figure, each.passes, observed=each.observed, low=each.low, high=each.high, expected=each.expected)
+        return figure
+
+    def _facts(self) -> dict[str, object]:
+        training = {} if self.training is None else {"training passes": self.training.passes}
+        return {"texts": self.n, "rate": self.rate, "head passes": self.head.passes, **training, "seed": self.seed}
+
+    def _table(self) -> Columns:
+        """A row for each text: the scores of `columns`."""
+        return {"id": self.ids, **self.columns()}
+
+    def _summary(self) -> Columns:
+        """A row for each score: its mean and quantiles over the texts."""
+        scores = {name: _summary(values) for name, values in self.columns().items()}
+        known = dict.fromkeys(key for each in scores.values() for key in each or {})
+        return {"score": list(scores), **{key: [(each or {}).get(key) for each in scores.values()] for key in known}}
 
     def to_json(self) -> dict[str, Any]:
         """The summary: means and quantiles of every score, the curve, the split, and the texts that change most."""

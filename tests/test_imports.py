@@ -25,8 +25,9 @@ LAYERS = {
         *("models", "texts", "batching", "catalog", "head"),
         *("manifest", "parts", "store", "embeddings", "formats", "metrics", "simulation", "resampling", "figures"),
         *("agreement", "clusterers", "clusters", "pca", "projectors", "scores", "tallies", "umaps", "variants"),
+        "plots",
     },
-    "foundations": {"masks", "registry", "knn", "theory"},
+    "foundations": {"masks", "registry", "knn", "theory", "colors", "results"},
     "values": {"types"},
     "errors": {"errors"},
 }

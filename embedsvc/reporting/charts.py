@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from embedsvc.reporting.colors import BLUE, GREY, GROUPS, RED, ramp
+from embedsvc.colors import BLUE, GREY, GROUPS, RED, ramp
 from embedsvc.reporting.panels import Flow, Group, Matrix, flow_ends, ribbons
 from embedsvc.reporting.style import ON_GROUND, plain, sheet
 from embedsvc.uncertainty import Curve

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from embedsvc.errors import MissingExtraError
-from embedsvc.reporting.colors import BLUE, GREY, GROUPS, RED, by_group, by_score
+from embedsvc import plots
+from embedsvc.colors import BLUE, GREY, GROUPS, RED, by_group, by_score
 from embedsvc.reporting.explorer import Explorer, Score
 from embedsvc.reporting.panels import (
     Flow,
@@ -24,7 +24,6 @@ from embedsvc.reporting.panels import (
     scores,
 )
 from embedsvc.reporting.report import Report
-from embedsvc.uncertainty import Curve
 
 __all__ = ["drawings", "write_png"]
 
@@ -35,7 +34,7 @@ def write_png(report: Report, path: Path) -> list[Path]:
     """Write each figure next to the others: ``report-maps.png``, ``report-curve.png`` and so on for ``report.png``."""
     found = []
     for name, (size, draw) in drawings(report).items():
-        figure = _figure(size)
+        figure = plots.canvas(size)
         draw(figure)
         file = path.with_name(f"{path.stem}-{name}.png")
         figure.savefig(file, dpi=144, facecolor="white")
@@ -43,25 +42,11 @@ def write_png(report: Report, path: Path) -> list[Path]:
     return found
 
 
-def _figure(size: tuple[float, float]) -> Any:  # noqa: ANN401
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise MissingExtraError.of("matplotlib", "report") from None
-    # Without pyplot, so that nothing global is touched.
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def drawings(report: Report) -> dict[str, tuple[tuple[float, float], Callable[[Any], None]]]:
     """Size in inches and drawing of every figure there is something for, by name."""
     found: dict[str, tuple[tuple[float, float], Callable[[Any], None]]] = {}
     told, ranked = explored(report), groups(report)
-    curve = None if report.stability is None else report.stability.curve
+    stability = report.stability
     if told is not None:
         found["maps"] = ((11, 5.4), lambda figure: _maps(figure, told))
         if told.scores:
@@ -77,30 +62,15 @@ def drawings(report: Report) -> dict[str, tuple[tuple[float, float], Callable[[A
     for matrix in matrices(report):
         side = 3 + 0.7 * len(matrix.variants)
         found[f"matrix-{matrix.measure}"] = ((side + 1.5, side), lambda figure, matrix=matrix: _matrix(figure, matrix))  # type: ignore[misc]
-    if curve is not None:
-        found["curve"] = ((7, 4), lambda figure: _curve(figure, curve))
+    if stability is not None:
+        found["curve"] = ((7, 4), lambda figure: stability.plot(figure=figure))
     return found
 
 
 def _maps(figure: Any, told: Explorer, score: Score | None = None) -> None:  # noqa: ANN401
     colored = by_score(score.values) if score else by_group(next(iter(told.groups.values()))) if told.groups else None
-    rgba = (
-        None
-        if colored is None
-        else np.ascontiguousarray(colored.rgba).astype(">u4").view(np.uint8).reshape(-1, 4) / 255
-    )
-    size = float(np.clip(9_000 / max(len(told.ids), 1), 1.5, 18))
-    for axes, name in zip(figure.subplots(1, 2), (told.first, told.second), strict=True):
-        # The last are on top: here those that matter most.
-        places = told.maps[name][::-1]
-        axes.scatter(*places.T, s=size, c=BLUE if rgba is None else rgba[::-1], linewidths=0)
-        axes.set_title(name, fontsize=10)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    if colored is not None:
-        handles = [axes.scatter([], [], color=color, label=label) for label, color in colored.legend]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    figure.suptitle(f"{len(told.ids):,} texts" + (f", {score.name}" if score else ""), fontsize=10)
+    title = f"{len(told.ids):,} texts" + (f", {score.name}" if score else "")
+    plots.maps(figure, {name: told.maps[name] for name in (told.first, told.second)}, colored, title)
 
 
 def _histogram(figure: Any, score: Score) -> None:  # noqa: ANN401
@@ -110,7 +80,7 @@ def _histogram(figure: Any, score: Score) -> None:  # noqa: ANN401
     if expected is not None:
         axes.stairs(expected, edges, color=RED, linewidth=1.5, label=score.null_name)
         axes.legend(fontsize=8, frameon=False)
-    _clean(axes)
+    plots.clean(axes)
     axes.set_xlabel(score.name)
     axes.set_ylabel("texts")
 
@@ -139,60 +109,23 @@ def _flow(figure: Any, flow: Flow) -> None:  # noqa: ANN401
 
 
 def _groups(figure: Any, ranked: list[Group], variant: str) -> None:  # noqa: ANN401
-    axes = figure.subplots()
-    for at, group in enumerate(reversed(ranked)):
-        color = BLUE if group.kind == "label" else RED
-        axes.plot([group.low, group.high], [at, at], color=color, linewidth=2)
-        axes.plot([group.mean], [at], "o", color=color, markersize=5)
-    axes.axvline(0, color=GREY, linestyle="--", linewidth=1)
-    labels = [f"{'label' if g.kind == 'label' else 'cluster'} {g.name} ({g.n:,})" for g in reversed(ranked)]
-    axes.set_yticks(range(len(ranked)), labels, fontsize=8)
-    axes.set_xlabel(f"mean excess change of neighbours in {variant}")
-    _clean(axes)
+    rows = [
+        (
+            f"{'label' if group.kind == 'label' else 'cluster'} {group.name} ({group.n:,})",
+            *(group.mean, group.low, group.high),
+            BLUE if group.kind == "label" else RED,
+        )
+        for group in ranked
+    ]
+    plots.intervals(figure, rows, line=0.0, label=f"mean excess change of neighbours in {variant}")
 
 
 def _matrix(figure: Any, matrix: Matrix) -> None:  # noqa: ANN401
-    axes = figure.subplots()
-    n = len(matrix.variants)
     where = {name: at for at, name in enumerate(matrix.variants)}
-    values, words = np.full((n, n), np.nan), {}
+    values, words = np.full((len(where), len(where)), np.nan), {}
     for a, b, value, found in matrix.cells():
         values[where[b], where[a]] = value
         alone = "" if found is None or found.expected is None else f"\n({found.expected:.2f})"
         words[where[b], where[a]] = f"{value:.2f}{alone}"
-    image = axes.imshow(values, cmap="cividis")
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2
-    for (row, column), word in words.items():
-        axes.text(
-            column,
-            row,
-            word,
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if values[row, column] < middle else "black",
-        )
-    axes.set_xticks(range(n), matrix.variants, rotation=35, ha="right", fontsize=8)
-    axes.set_yticks(range(n), matrix.variants, fontsize=8)
+    axes = plots.matrix(figure, matrix.variants, values, words)
     axes.set_title(f"{matrix.measure}; in brackets: the mask alone", fontsize=10)
-    figure.colorbar(image, ax=axes, shrink=0.8)
-
-
-def _curve(figure: Any, curve: Curve) -> None:  # noqa: ANN401
-    axes = figure.subplots()
-    axes.fill_between(
-        curve.passes, curve.low, curve.high, color=BLUE, alpha=0.2, linewidth=0, label="5 to 95 % of texts"
-    )
-    axes.plot(curve.passes, curve.observed, "o-", color=BLUE, markersize=4, label="observed")
-    axes.plot(curve.passes, curve.expected, "--", color=RED, label="1/√(1 + p/(qT))")
-    axes.set_xscale("log")
-    axes.set_xticks(curve.passes, [f"{count:,}" for count in curve.passes])
-    axes.minorticks_off()
-    axes.set_xlabel("passes averaged, T")
-    axes.set_ylabel("cosine with pre_dropout")
-    axes.legend(fontsize=8, frameon=False)
-    _clean(axes)
-
-
-def _clean(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc.reporting.colors import BLUE, RED, Colored, by_group, by_score
+from embedsvc.colors import BLUE, RED, Colored, by_group, by_score
 from embedsvc.reporting.style import plain, sheet
 
 __all__ = ["Explorer", "Score", "explorer"]

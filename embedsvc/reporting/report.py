@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from embedsvc import plots
 from embedsvc.clustering import cluster
 from embedsvc.clusters import Clustering
 from embedsvc.comparison import Comparison, compare
@@ -20,6 +21,7 @@ from embedsvc.projection import Projection, project
 from embedsvc.reporting.evidence import gather, overlaps
 from embedsvc.reporting.topics import topics
 from embedsvc.reporting.verdict import Beside, Evidence, Verdict, verdict
+from embedsvc.results import Columns, Result
 from embedsvc.types import Mode, Variant, check_seed
 from embedsvc.uncertainty import Stability, stability
 from embedsvc.variants import choose, derive, reference, space
@@ -52,8 +54,8 @@ class Facts:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Report:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Report(Result):
     """Everything that was found out about a set, ready to be rendered.
 
     Attributes
@@ -123,6 +125,39 @@ class Report:
         pair = None if self.comparison is None else self.comparison.pair(self.reference, variant)
         kept = None if pair is None else pair.scores.get(f"knn_overlap_{self.k}")
         return None if kept is None else 1.0 - kept
+
+    def plot(self, name: str = "maps", *, figure: plots.MplFigure = None) -> plots.MplFigure:
+        """One of the figures that the PNG renderer writes.
+
+        Parameters
+        ----------
+        name : str
+            ``"maps"``, ``"change"``, ``"curve"``, ``"groups"``, ``"matrix-cka"`` and so on.
+        figure : matplotlib Figure or SubFigure, optional
+            Where to draw; by default a new one, which shows itself in a notebook.
+        """
+        from embedsvc.reporting.drawings import drawings
+
+        known = drawings(self)
+        if name not in known:
+            raise SettingsError(f"the report has no figure {name!r}", f"There are: {', '.join(known)}")
+        size, draw = known[name]
+        figure = plots.canvas(size, figure)
+        draw(figure)
+        return figure
+
+    def _facts(self) -> dict[str, object]:
+        return {"texts": self.n, "model": self.facts.model, "verdict": self.verdict.headline}
+
+    def _table(self) -> Columns:
+        """A row for each purpose: what to take, how much it matters, and why."""
+        found = self.verdict.findings
+        return {
+            "purpose": [each.purpose for each in found],
+            "take": [each.take for each in found],
+            "effect": [str(each.effect) for each in found],
+            "why": [" ".join(each.sentences) for each in found],
+        }
 
     def to_json(self) -> dict[str, Any]:
         """JSON values: the verdict, and what each analysis gave."""
