@@ -145,7 +145,7 @@ class TextEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
             else:
                 tap = "pre_dropout" if self.tap == "post_dropout" else self.tap
                 vectors = [block.vectors[f"{tap}.inference"]]
-            parts.append(np.mean(vectors, axis=0, dtype=np.float64).astype(np.float32))
+            parts.append(np.asarray(np.mean(vectors, axis=0, dtype=np.float64), dtype=np.float32))
         return np.concatenate(parts)
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:

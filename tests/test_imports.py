@@ -25,7 +25,7 @@ LAYERS = {
         *("models", "texts", "batching", "catalog", "head"),
         *("manifest", "parts", "store", "embeddings", "formats", "metrics", "simulation", "resampling", "figures"),
         *("agreement", "clusterers", "clusters", "pca", "projectors", "scores", "tallies", "umaps", "variants"),
-        "plots",
+        *("plots", "diagnosis"),
     },
     "foundations": {"masks", "registry", "knn", "theory", "colors", "results"},
     "values": {"types"},
@@ -175,6 +175,11 @@ def test_help_loads_neither_numpy_nor_pyarrow(arguments):
 
 def test_models_loads_nothing_heavy():
     assert not loaded_by("models") & (HEAVY | {"pyarrow", "tokenizers"})
+
+
+def test_doctor_loads_nothing_heavy():
+    """It must work where TensorFlow does not."""
+    assert not loaded_by("doctor") & (HEAVY | {"pyarrow", "tokenizers"})
 
 
 def test_show_loads_nothing_heavy(small_set):

@@ -19,7 +19,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = (
     *("extract", "show"),
     *("compare", "cluster", "project", "stability", "probe", "neighbors"),
-    *("report", "export", "models"),
+    *("report", "export", "models", "doctor"),
 )
 
 
