@@ -116,7 +116,7 @@ def cluster(
         pairs[a.variant, b.variant] = known or agreement(a.labels, b.labels)
     reference_labels = found[0].labels
     passes = job.passes(base, reference_labels, chosen, n_passes)
-    restarts = job.restarts(base, chosen)
+    restarts, restart_flip = job.restarts(base, reference_labels, chosen)
     chance = by_chance(reference_labels, seed=derive(seed, "chance"))
     assert chance is not None
     return Clustering(
@@ -128,6 +128,7 @@ def cluster(
         agreements=pairs,
         passes=passes,
         restarts=restarts,
+        restart_flip=restart_flip,
         chance=chance,
         reductions=tuple(job.reductions.values()),
         n=len(embeddings),
@@ -280,22 +281,24 @@ class _Job:
                     stability=_mean_by_cluster(
                         numbers, [clusterwise_jaccard(labels[rows], other, numbers) for other in drawn]
                     ),
+                    flip=_flips(labels, rows, drawn),
                 )
             )
         return tuple(found)
 
-    def restarts(self, vectors: Vectors, k: int | None) -> Spread:
-        """ARI between fits of the reference that differ in their seed only."""
-        if not self.clusterer.seeded:
-            return Spread(1.0, 1.0, 1.0, 0)
-        points = self.space(self.names[0], vectors)[self.sample("passes", len(vectors), _STABILITY_TEXTS)]
+    def restarts(self, vectors: Vectors, labels: Labels, k: int | None) -> tuple[Spread, NDArray[np.float64]]:
+        """ARI between fits of the reference that differ in their seed only, and the texts that such fits put elsewhere.
+
+        A method that draws nothing is fitted once: where the fits are of a sample, that alone puts texts elsewhere.
+        """
+        rows = self.sample("passes", len(vectors), _STABILITY_TEXTS)
+        points = self.space(self.names[0], vectors)[rows]
         fits = [
             label(self.clusterer, points, k, seed=derive(self.seed, "restart", number)).labels
-            for number in range(_RESTARTS)
+            for number in range(_RESTARTS if self.clusterer.seeded else 1)
         ]
         spread = Spread.of([adjusted_rand(a, b) for a, b in combinations(fits, 2)])
-        assert spread is not None
-        return spread
+        return spread or Spread(1.0, 1.0, 1.0, 0), _flips(labels, rows, fits)
 
     def silhouette(self, vectors: Vectors, labels: Labels) -> float | None:
         """Mean silhouette of a sample of the clustered texts, None where it has no value."""
@@ -367,6 +370,13 @@ def _check_settings(clusterer: Clusterer, method: str, k: int | str, n: int, n_r
     for name, value in (("n_resamples", n_resamples), ("n_passes", n_passes)):
         if value < 0:
             raise SettingsError(f"{name} is {value}, expected 0 or more")
+
+
+def _flips(labels: Labels, rows: NDArray[np.intp], drawn: Sequence[Labels]) -> NDArray[np.float64]:
+    """Share of the drawn clusterings of `rows` that put each text elsewhere, once their clusters are matched."""
+    flip = np.full(len(labels), np.nan)
+    flip[rows] = np.mean([match(labels[rows], other) != labels[rows] for other in drawn], axis=0)
+    return flip
 
 
 def _mean_by_cluster(numbers: Sequence[int], found: Sequence[NDArray[np.float64]]) -> dict[int, float]:

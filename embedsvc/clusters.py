@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedsvc import plots
 from embedsvc.agreement import NOISE, Agreement, Labels, Spread
@@ -96,6 +97,9 @@ class PassStability:
         ARI of every two passes; None with a single pass. For ``post_dropout.head`` it is what the mask alone does.
     stability : mapping of int to float
         For each cluster of the reference, the mean Jaccard similarity to the most similar cluster of a pass.
+    flip : ndarray of shape (n,)
+        Share of the passes that put each text into another cluster than the reference does, with clusters matched one
+        to one (see `agreement.match`); being noise on one side only counts. NaN for texts that were not sampled.
     """
 
     stem: str
@@ -104,6 +108,7 @@ class PassStability:
     to_reference: Spread
     between: Spread | None
     stability: Mapping[int, float]
+    flip: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -127,6 +132,8 @@ class Clustering(Result):
     passes : tuple of PassStability
     restarts : Spread
         ARI of the reference's clusters with those of other seeds on the same vectors: what the algorithm alone does.
+    restart_flip : ndarray of shape (n,)
+        `PassStability.flip` of those other starts, on the very vectors of the reference.
     chance : Spread
         ARI of the reference's clusters with themselves under shuffled texts.
     reductions : tuple of Reduction
@@ -150,6 +157,7 @@ class Clustering(Result):
     agreements: Mapping[tuple[str, str], Agreement]
     passes: tuple[PassStability, ...]
     restarts: Spread
+    restart_flip: NDArray[np.float64] = field(repr=False)
     chance: Spread
     reductions: tuple[Reduction, ...]
     n: int
@@ -274,16 +282,23 @@ class Clustering(Result):
                     "to_reference": _spread(found.to_reference),
                     "between": _spread(found.between),
                     "stability": {str(number): value for number, value in found.stability.items()},
+                    "flip": _mean(found.flip),
                 }
                 for found in self.passes
             ],
             "restarts": _spread(self.restarts),
+            "restart_flip": _mean(self.restart_flip),
             "chance": _spread(self.chance),
             "reductions": [
                 {"fitted_on": found.fitted_on, "n_components": found.axes.shape[1], "explained": found.explained}
                 for found in self.reductions
             ],
         }
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
 
 
 def _spread(spread: Spread | None) -> dict[str, float] | None:

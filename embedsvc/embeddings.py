@@ -8,7 +8,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -206,6 +206,18 @@ class EmbeddingSet(Result):
             return False
         return True
 
+    def reseeded(self, seed: int) -> Self:
+        """The same set with its head passes drawn under another seed; itself if it has none, and so no such passes.
+
+        Raises
+        ------
+        SettingsError
+            For a seed out of range.
+        """
+        if self.manifest.seed is None:
+            return self
+        return type(self)(self.path, replace(self.manifest, seed=seed), self._source)
+
     def iter_blocks(self, variants: Sequence[str] | None = None, *, rows: int | None = None) -> Iterator[Block]:
         """The set in pieces, in order, holding one part in memory at a time.
 
@@ -259,8 +271,8 @@ class EmbeddingSet(Result):
             yield from self._source.part(part, [column])[column]
 
     def _recipe(self, name: str) -> _Recipe:
-        """How a variant is made of columns; a column of its own comes first, if there is one."""
-        if name in self._source.columns:
+        """How a variant is made of columns: its own, but for head passes, which follow the seed of the manifest."""
+        if name in self._source.columns and name not in self.manifest.virtual:
             return _Recipe([name], lambda columns: columns[name])
         try:
             variant = Variant.parse(name)

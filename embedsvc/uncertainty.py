@@ -8,245 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import fields
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import masks, plots, theory
+from embedsvc import masks, theory
+from embedsvc.clustering import cluster
+from embedsvc.clusters import Clustering
 from embedsvc.embeddings import EmbeddingSet
-from embedsvc.errors import SettingsError
+from embedsvc.errors import DegenerateInputError, SettingsError
 from embedsvc.knn import check_vectors, neighbor_graph, overlap
-from embedsvc.results import Columns, Result
-from embedsvc.scores import write_scores
 from embedsvc.tallies import ClassScores, ClassTally, HeadTally, VectorScores, VectorTally, cosines, draw_until
 from embedsvc.types import Block, Mode, Pass, Variant, Vectors, check_seed
+from embedsvc.variability import ClusterFlips, Curve, NeighborFlips, Stability, Variability, VarianceSplit
 from embedsvc.variants import REFERENCE, derive
 
-__all__ = ["Curve", "NeighborFlips", "Stability", "Variability", "VarianceSplit", "stability"]
+__all__ = ["stability"]
 
 Floats = NDArray[np.float64]
 
 _ROWS_CELLS = 4_000_000  # texts × passes × units drawn at one time
-_MOST = 10  # texts listed for each score
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NeighborFlips:
-    """How often the nearest neighbours of a text are others in a pass than in inference.
-
-    Attributes
-    ----------
-    k : int
-    passes : tuple of int
-        The sampled passes.
-    flip : ndarray of shape (n,)
-        Mean over the sampled passes of the share of the k nearest neighbours that are lost; NaN for texts that were
-        not sampled.
-    """
-
-    k: int
-    passes: tuple[int, ...]
-    flip: Floats
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Variability:
-    """The passes of one mode.
-
-    Attributes
-    ----------
-    mode : Mode
-        `head`, drawn here, or `training`, as stored.
-    passes : int
-    vectors : VectorScores
-        Of `post_dropout`.
-    expected : VectorScores or None
-        What the head's mask alone predicts in closed form: p/q · ‖x‖², √q - p/(8 · PR · √q) with the participation
-        ratio PR, and q - p/(4 · PR). None in training mode, where the encoder draws too.
-    classes : ClassScores or None
-        None without a trained head.
-    neighbors : NeighborFlips or None
-        None if not asked for.
-    """
-
-    mode: Mode
-    passes: int
-    vectors: VectorScores
-    expected: VectorScores | None
-    classes: ClassScores | None
-    neighbors: NeighborFlips | None
-
-    def columns(self) -> dict[str, Floats]:
-        """Every score by its name, each of shape (n,)."""
-        found = {f.name: getattr(self.vectors, f.name) for f in fields(VectorScores)}
-        if self.expected is not None:
-            found |= {f"expected_{f.name}": getattr(self.expected, f.name) for f in fields(VectorScores)}
-        if self.classes is not None:
-            found |= {f.name: getattr(self.classes, f.name) for f in fields(ClassScores)}
-        if self.neighbors is not None:
-            found["neighbor_flip"] = self.neighbors.flip
-        return found
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Curve:
-    """The T-curve: cosine of the mean of the first T head passes with `pre_dropout`.
-
-    Attributes
-    ----------
-    passes : tuple of int
-        T: powers of two, and the last.
-    observed, low, high : ndarray of shape (len(passes),)
-        Mean over the texts, and their 5th and 95th percentiles.
-    expected : ndarray of shape (len(passes),)
-        1/√(1 + p/(qT)).
-    """
-
-    passes: tuple[int, ...]
-    observed: Floats
-    low: Floats
-    high: Floats
-    expected: Floats
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class VarianceSplit:
-    """Total variance of `post_dropout` in training mode, split by the law of total variance.
-
-    Attributes
-    ----------
-    encoder : ndarray of shape (n,)
-        Unbiased variance of `pre_dropout` over the stored training passes, summed over the units.
-    head : ndarray of shape (n,)
-        p/q · E[pre²], summed over the units.
-    observed : ndarray of shape (n,)
-        Unbiased variance of `post_dropout` over the same passes: an estimate of encoder + head.
-    """
-
-    encoder: Floats
-    head: Floats
-    observed: Floats
-
-    @property
-    def encoder_share(self) -> float:
-        """Share of the encoder in the predicted total over all texts, from 0 to 1; NaN if nothing varies."""
-        encoder, total = float(self.encoder.sum()), float((self.encoder + self.head).sum())
-        return encoder / total if total > 0 else float("nan")
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Stability(Result):
-    """What `stability` found.
-
-    Attributes
-    ----------
-    ids : tuple of str
-    rate : float
-        Dropout rate p of the head.
-    seed : int
-        Of the head passes, and of what was sampled.
-    head : Variability
-    training : Variability or None
-        None where the set stores fewer than two training passes of `post_dropout`.
-    curve : Curve
-    split : VarianceSplit or None
-        None where the set does not store `pre_dropout` of these passes too.
-    method, sampling : str
-        What was done, and on how much of the data.
-    """
-
-    ids: tuple[str, ...]
-    rate: float
-    seed: int
-    head: Variability
-    training: Variability | None
-    curve: Curve
-    split: VarianceSplit | None
-    method: str
-    sampling: str
-
-    @property
-    def n(self) -> int:
-        """Number of texts."""
-        return len(self.ids)
-
-    def columns(self) -> dict[str, Floats]:
-        """Scores of each text by ``mode.score``, each of shape (n,)."""
-        modes = [self.head, *([self.training] if self.training else [])]
-        found = {f"{each.mode}.{name}": values for each in modes for name, values in each.columns().items()}
-        if self.split is not None:
-            found |= {"training.encoder_variance": self.split.encoder, "training.head_variance": self.split.head}
-        return found
-
-    def write(self, path: str | Path) -> None:
-        """Write the scores of every text as Parquet, see `write_scores`."""
-        facts = {"method": self.method, "sampling": self.sampling, "seed": self.seed, "rate": self.rate}
-        write_scores(path, self.ids, self.columns(), facts=facts)
-
-    def most(self, column: str, count: int = _MOST) -> list[tuple[str, float]]:
-        """Ids and values of the texts that score highest, highest first; ties in the order of the set."""
-        values = self.columns()[column]
-        order = np.argsort(-values, kind="stable")  # NaN comes last
-        return [(self.ids[row], float(values[row])) for row in order[:count] if not np.isnan(values[row])]
-
-    def plot(self, *, figure: plots.MplFigure = None) -> plots.MplFigure:
-        """The T-curve: how near the mean of T head passes comes to `pre_dropout`.
-
-        Parameters
-        ----------
-        figure : matplotlib Figure or SubFigure, optional
-            Where to draw; by default a new one, which shows itself in a notebook.
-        """
-        figure = plots.canvas((7, 4), figure)
-        each = self.curve
-        plots.curve(figure, each.passes, observed=each.observed, low=each.low, high=each.high, expected=each.expected)
-        return figure
-
-    def _facts(self) -> dict[str, object]:
-        training = {} if self.training is None else {"training passes": self.training.passes}
-        return {"texts": self.n, "rate": self.rate, "head passes": self.head.passes, **training, "seed": self.seed}
-
-    def _table(self) -> Columns:
-        """A row for each text: the scores of `columns`."""
-        return {"id": self.ids, **self.columns()}
-
-    def _summary(self) -> Columns:
-        """A row for each score: its mean and quantiles over the texts."""
-        scores = {name: _summary(values) for name, values in self.columns().items()}
-        known = dict.fromkeys(key for each in scores.values() for key in each or {})
-        return {"score": list(scores), **{key: [(each or {}).get(key) for each in scores.values()] for key in known}}
-
-    def to_json(self) -> dict[str, Any]:
-        """The summary: means and quantiles of every score, the curve, the split, and the texts that change most."""
-        columns = self.columns()
-        ranked = [name for name in columns if name.endswith((".bald", ".class_flip", ".neighbor_flip"))]
-        split = self.split and {
-            "encoder": _mean(self.split.encoder),
-            "head": _mean(self.split.head),
-            "observed": _mean(self.split.observed),
-            "encoder_share": _number(self.split.encoder_share),
-        }
-        return {
-            "n": self.n,
-            "rate": self.rate,
-            "seed": self.seed,
-            "passes": {each.mode: each.passes for each in (self.head, self.training) if each},
-            "scores": {name: _summary(values) for name, values in columns.items()},
-            "curve": {
-                "passes": list(self.curve.passes),
-                **{
-                    name: [_number(value) for value in getattr(self.curve, name)]
-                    for name in ("observed", "low", "high", "expected")
-                },
-            },
-            "split": split,
-            "most": {name: [{"id": id_, "value": value} for id_, value in self.most(name)] for name in ranked},
-            "method": self.method,
-            "sampling": self.sampling,
-        }
 
 
 def stability(
@@ -257,6 +40,10 @@ def stability(
     k: int = 10,
     neighbor_passes: int = 5,
     max_neighbor_texts: int = 10_000,
+    cluster_passes: int = 5,
+    cluster_method: str = "kmeans",
+    clusters: int | Literal["auto"] = "auto",
+    clustering: Clustering | None = None,
 ) -> Stability:
     """Dropout variability of each text, over head passes drawn here and the training passes the set stores.
 
@@ -276,11 +63,20 @@ def stability(
         Passes sampled for the comparison of neighbours, at most; 0 for none.
     max_neighbor_texts : int
         Above, so many texts are sampled, and their neighbours searched among all.
+    cluster_passes : int
+        Passes of each mode whose clusters are compared with those of inference, at most; 0 for none.
+    cluster_method, clusters
+        `method` and `k` of `cluster`. Texts that cannot be clustered are told of in `sampling`, but if a number of
+        clusters is given.
+    clustering : Clustering, optional
+        What `cluster` gave for this set: its passes are taken, instead of clustering again.
 
     Raises
     ------
     SettingsError
-        For fewer than two passes or texts, or other numbers out of range.
+        For fewer than two passes, no text, or other numbers out of range.
+    UnknownNameError
+        If there is no such method of clustering.
     UnknownVariantError
         If the set does not hold `pre_dropout.inference`.
     DegenerateInputError
@@ -290,6 +86,7 @@ def stability(
         ("passes", passes, 2),
         ("k", k, 1),
         ("neighbor_passes", neighbor_passes, 0),
+        ("cluster_passes", cluster_passes, 0),
         ("max_neighbor_texts", max_neighbor_texts, 1),
         ("the number of texts", len(embeddings), 1),
     ):
@@ -303,19 +100,33 @@ def stability(
         vectors, expected, classes, curve = _head(embeddings, passes, seed)
     trained = _training_passes(embeddings)
     sample = _Sample(embeddings, seed, min(k, len(embeddings) - 1), neighbor_passes, max_neighbor_texts)
-    head = Variability(Mode.HEAD, passes, vectors, expected, classes, sample.flips(Mode.HEAD, range(passes)))
+    why = "they were not asked for"
+    if clustering is None and cluster_passes:
+        clustering, why = _clustered(embeddings, cluster_method, clusters, cluster_passes, seed)
+    moved = _cluster_flips(clustering)
+    head = Variability(
+        *(Mode.HEAD, passes, vectors, expected, classes),
+        neighbors=sample.flips(Mode.HEAD, range(passes)),
+        clusters=moved.get("post_dropout.head"),
+    )
     training = split = None
     if len(trained) > 1:
         vectors, classes, split = _training(embeddings, trained)
-        flips = sample.flips(Mode.TRAINING, trained)
-        training = Variability(Mode.TRAINING, len(trained), vectors, None, classes, flips)
+        training = Variability(
+            *(Mode.TRAINING, len(trained), vectors, None, classes),
+            neighbors=sample.flips(Mode.TRAINING, trained),
+            clusters=moved.get("post_dropout.training"),
+        )
     method = (
         f"Dropout variability at rate {manifest.head.rate:g}: {passes:,} passes of the head's dropout over {REFERENCE}"
         + (f", and {len(trained)} stored passes in training mode" if training else "")
         + ". It is not calibrated epistemic uncertainty."
     )
     return Stability(
-        embeddings.ids, manifest.head.rate, seed, head, training, curve, split, method, sample.sentence(len(embeddings))
+        *(embeddings.ids, manifest.head.rate, seed, head, training, curve, split),
+        restarts=clustering.restart_flip if clustering is not None and moved else None,
+        method=method,
+        sampling=f"{sample.sentence(len(embeddings))} {_told(moved, clustering, why)}",
     )
 
 
@@ -426,7 +237,7 @@ class _Sample:
             lost += 1.0 - overlap(self._reference, graph, self._k)
         flip = np.full(len(self._embeddings), np.nan)
         flip[self._reference.queries] = lost / count
-        self._told.append(f"{mode} passes {', '.join(map(str, sampled))}")
+        self._told.append(f"{mode} passes {_listed(sampled)}")
         return NeighborFlips(self._k, sampled, flip)
 
     def _vectors(self, mode: Mode, index: int) -> Vectors:
@@ -439,6 +250,41 @@ class _Sample:
         if self._reference is None:
             return f"All {n:,} texts; neighbours were not compared."
         return f"All {n:,} texts; {self._k} {self._reference.method} in {' and '.join(self._told)}."
+
+
+def _clustered(
+    embeddings: EmbeddingSet, method: str, k: int | Literal["auto"], passes: int, seed: int
+) -> tuple[Clustering | None, str]:
+    """The clusters of inference and what passes make of them; or why there are none."""
+    drawn = embeddings.reseeded(seed)
+    try:
+        return cluster(drawn, method=method, k=k, variants=[REFERENCE], n_resamples=0, n_passes=passes, seed=seed), ""
+    except DegenerateInputError as error:
+        if k != "auto":
+            raise
+        return None, error.problem
+
+
+def _cluster_flips(clustering: Clustering | None) -> dict[str, ClusterFlips]:
+    """By the stem of the passes."""
+    if clustering is None:
+        return {}
+    stems = [each for each in clustering.passes if each.stem.startswith("post_dropout.")]
+    return {each.stem: ClusterFlips(clustering.sentence, each.passes, each.flip) for each in stems}
+
+
+def _told(moved: Mapping[str, ClusterFlips], clustering: Clustering | None, why: str) -> str:
+    """Which clusters were compared."""
+    if clustering is None or not moved:
+        return f"Clusters were not compared: {why}."
+    sampled = int(np.count_nonzero(~np.isnan(clustering.restart_flip)))
+    of = "" if sampled == clustering.n else f" of {sampled:,} sampled texts"
+    named = (f"{stem.partition('.')[2]} passes {_listed(each.passes)}" for stem, each in moved.items())
+    return f"Clusters{of} in {' and '.join(named)}; {clustering.sentence}."
+
+
+def _listed(passes: Sequence[int]) -> str:
+    return ", ".join(map(str, passes))
 
 
 def _finite(embeddings: EmbeddingSet, block: Block, name: str) -> Vectors:
@@ -460,27 +306,3 @@ def _one_thread() -> AbstractContextManager[object]:
 
     limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
     return limits
-
-
-def _mean(values: Floats) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else None
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if np.isnan(value) else float(value)
-
-
-def _summary(values: Floats) -> Mapping[str, float | int | None]:
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return {"n": 0, "mean": None, "p5": None, "median": None, "p95": None}
-    low, middle, high = np.percentile(known, [5, 50, 95])
-    return {
-        "n": len(known),
-        "mean": float(known.mean()),
-        "p5": float(low),
-        "median": float(middle),
-        "p95": float(high),
-    }

@@ -318,3 +318,10 @@ def test_an_npz_whose_member_headers_lie_is_an_error(folder, tmp_path):
     path.write_bytes(data)
     with pytest.raises(StoreError, match="cannot be read"):
         EmbeddingSet.read(path)
+
+
+def test_a_set_reseeded_draws_its_head_passes_under_the_other_seed_and_keeps_the_rest(embeddings):
+    other = embeddings.reseeded(8)
+    assert not np.array_equal(other["post_dropout.head.0"], embeddings["post_dropout.head.0"])
+    np.testing.assert_array_equal(other["post_dropout.training.0"], embeddings["post_dropout.training.0"])
+    np.testing.assert_array_equal(other.reseeded(7)["post_dropout.head.0"], embeddings["post_dropout.head.0"])

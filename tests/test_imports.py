@@ -26,6 +26,7 @@ LAYERS = {
         *("manifest", "parts", "store", "embeddings", "formats", "metrics", "simulation", "resampling", "figures"),
         *("agreement", "clusterers", "clusters", "pca", "projectors", "scores", "tallies", "umaps", "variants"),
         *("plots", "diagnosis"),
+        "variability",
     },
     "foundations": {"masks", "registry", "knn", "theory", "colors", "results"},
     "values": {"types"},

@@ -8,13 +8,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from embedsvc import EmbeddingSet, Head, ReadOptions, Settings, extract_files
+from embedsvc import EmbeddingSet, Head, ReadOptions, Settings, cluster, extract_files
+from embedsvc.agreement import match
 from embedsvc.errors import DegenerateInputError, SettingsError, UnknownVariantError
 from embedsvc.models.base import LoadOptions
 from embedsvc.tallies import cosines
 from embedsvc.types import Mode
 from embedsvc.uncertainty import stability
 from tests import sets
+from tests.analysis_sets import blobs, make_set
 
 N = 120
 READING = ReadOptions(id_column="id")
@@ -130,6 +132,76 @@ def test_neighbours_of_sampled_texts_only_are_named_so(full, found):
     assert stability(full, passes=4, neighbor_passes=0).head.neighbors is None
 
 
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory):
+    """Two groups far apart, and ten texts in the middle between them, whose cluster is the mask's to decide."""
+    pre, which = blobs(80, centers=2, apart=40.0)
+    middle = np.mean([pre[which == group].mean(axis=0) for group in (0, 1)], axis=0)
+    pre[:10] = middle + 0.01 * np.random.default_rng(3).standard_normal((10, pre.shape[1]))
+    training = [pre + np.float32(1e-3 * index) for index in range(3)]
+    return make_set(tmp_path_factory.mktemp("crowded") / "set", pre, training=training)
+
+
+def test_only_the_texts_between_two_clusters_flip(crowded):
+    found = stability(crowded, passes=8, cluster_passes=6, clusters=2, neighbor_passes=0)
+    flip = found.head.clusters.flip
+    assert flip[:10].mean() > 0.1
+    assert not flip[10:].any()
+    assert {id_ for id_, value in found.most("head.cluster_flip") if value} <= set(crowded.ids[:10])
+    assert found.head.clusters.passes == tuple(range(6))
+    assert "k = 2" in found.head.clusters.method
+    assert not found.restarts[10:].any()
+    assert "Clusters in head passes 0, 1, 2, 3, 4, 5 and training passes 0, 1, 2" in found.sampling
+
+
+def test_cluster_flips_are_counted_by_hand(full):
+    from embedsvc.clusterers import CLUSTERERS, label
+
+    found = stability(full, passes=4, cluster_passes=3, clusters=4, neighbor_passes=0)
+    fits = {
+        name: label(CLUSTERERS["kmeans"], full[name], 4, seed=found.seed).labels
+        for name in (
+            "pre_dropout.inference",
+            *(f"post_dropout.{m}.{i}" for m in ("head", "training") for i in range(3)),
+        )
+    }
+    base = fits["pre_dropout.inference"]
+    for made in (found.head, found.training):
+        moved = [match(base, fits[f"post_dropout.{made.mode}.{index}"]) != base for index in range(3)]
+        np.testing.assert_array_equal(made.clusters.flip, np.mean(moved, axis=0))
+        assert 0 < made.clusters.flip.mean() < 1
+    assert found.to_json()["most"]["training.cluster_flip"]
+
+
+def test_clusters_that_are_there_are_not_made_again(full, monkeypatch):
+    made = cluster(full, k=4, n_resamples=0, n_passes=2, seed=1)
+    monkeypatch.setattr("embedsvc.uncertainty.cluster", None)
+    found = stability(full, passes=4, neighbor_passes=0, clustering=made)
+    np.testing.assert_array_equal(found.head.clusters.flip, made.passes[0].flip)
+    np.testing.assert_array_equal(found.restarts, made.restart_flip)
+
+
+def test_masks_of_another_seed_are_those_the_clusters_see(full):
+    options = {"passes": 4, "neighbor_passes": 0, "cluster_passes": 3, "clusters": 4}
+    made, other = stability(full, **options), stability(full, seed=6, **options)
+    assert not np.array_equal(made.head.clusters.flip, other.head.clusters.flip)
+    assert other.seed == 6
+
+
+def test_texts_that_cannot_be_clustered_are_told_of_unless_a_number_was_asked_for(tmp_path):
+    same = make_set(tmp_path / "set", np.ones((6, 4), np.float32))
+    found = stability(same, passes=4, neighbor_passes=0)
+    assert found.head.clusters is None
+    assert found.restarts is None
+    assert "Clusters were not compared: pre_dropout.inference: all 6 texts have the same vector" in found.sampling
+    with pytest.raises(DegenerateInputError, match="all 6 texts have the same vector"):
+        stability(same, passes=4, neighbor_passes=0, clusters=2)
+    assert (
+        "Clusters were not compared: they were not asked for."
+        in stability(same, passes=4, cluster_passes=0, neighbor_passes=0).sampling
+    )
+
+
 def test_the_same_seed_gives_the_same_numbers(full, found):
     again = stability(full, passes=64, k=5, neighbor_passes=3)
     assert json.dumps(again.to_json()) == json.dumps(found.to_json())
@@ -207,6 +279,7 @@ def test_scores_are_written_as_parquet(found, tmp_path):
         ({"passes": 4, "k": 0}, "k is 0"),
         ({"passes": 4, "neighbor_passes": -1}, "neighbor_passes is -1"),
         ({"passes": 4, "max_neighbor_texts": 0}, "max_neighbor_texts is 0"),
+        ({"passes": 4, "cluster_passes": -1}, "cluster_passes is -1"),
         ({"passes": 4, "seed": -1}, "seed"),
     ],
 )

@@ -8,20 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from embedsvc.cli.parameters import CLUSTERS
+
 if TYPE_CHECKING:
     from embedsvc.agreement import Spread
     from embedsvc.clusters import Clustering
     from embedsvc.embeddings import EmbeddingSet
 
 __all__ = ["cluster"]
-
-
-def _clusters(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
-    if value == "auto":
-        return value
-    if not value.isdecimal() or int(value) < 2:
-        raise click.BadParameter(f"{value!r} is neither a whole number from 2 nor auto.", ctx, param)
-    return int(value)
 
 
 @click.command(epilog="Example:  embedsvc cluster reviews.parquet --method kmeans -k 8 --out clusters.parquet")
@@ -35,10 +29,9 @@ def _clusters(ctx: click.Context, param: click.Parameter, value: str) -> int | s
 )
 @click.option(
     "-k",
-    callback=_clusters,
+    type=CLUSTERS,
     default="auto",
     show_default=True,
-    metavar="N|auto",
     help="Clusters; auto asks the silhouette.",
 )
 @click.option("--variants", metavar="A,B,…", help="[default: all, of stochastic ones the first pass]")

@@ -6,15 +6,9 @@ import json
 
 import click
 
+from embedsvc.cli.parameters import CLUSTERS
+
 __all__ = ["report"]
-
-
-def _clusters(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
-    if value == "auto":
-        return value
-    if not value.isdecimal() or int(value) < 2:
-        raise click.BadParameter(f"{value!r} is neither a whole number from 2 nor auto.", ctx, param)
-    return int(value)
 
 
 @click.command(epilog="Example:  embedsvc report reviews.parquet -o report.html --also markdown,json,png")
@@ -28,9 +22,7 @@ def _clusters(ctx: click.Context, param: click.Parameter, value: str) -> int | s
 @click.option(
     "--passes", type=click.IntRange(min=2), default=100, show_default=True, metavar="T", help="Head passes to draw."
 )
-@click.option(
-    "--clusters", callback=_clusters, default="auto", show_default=True, metavar="N|auto", help="Number of clusters."
-)
+@click.option("--clusters", type=CLUSTERS, default="auto", show_default=True, help="Number of clusters.")
 @click.option(
     "--cluster-method", default="kmeans", show_default=True, metavar="NAME", help="See `embedsvc cluster --help`."
 )

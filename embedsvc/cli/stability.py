@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import TYPE_CHECKING
 
 import click
 
+from embedsvc.cli.parameters import CLUSTERS
+
 if TYPE_CHECKING:
-    from embedsvc.uncertainty import Stability
+    from embedsvc.embeddings import EmbeddingSet
+    from embedsvc.variability import Stability
 
 __all__ = ["stability"]
 
@@ -22,7 +26,9 @@ _WORDS = {
     "variation_ratio": "variation ratio",
     "class_flip": "class is not that of inference",
     "neighbor_flip": "nearest neighbours lost",
+    "cluster_flip": "cluster is not that of inference",
 }
+_LISTED = 5  # texts under each score
 
 
 @click.command(epilog="Example:  embedsvc stability reviews.parquet --passes 1000 --out scores.parquet")
@@ -42,10 +48,32 @@ _WORDS = {
     metavar="N",
     help="Passes sampled for the comparison of neighbours; 0 for none.",
 )
+@click.option(
+    "--cluster-passes",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Passes whose clusters are compared with those of inference; 0 for none.",
+)
+@click.option(
+    "--cluster-method", default="kmeans", show_default=True, metavar="NAME", help="See `embedsvc cluster --help`."
+)
+@click.option("--clusters", type=CLUSTERS, default="auto", show_default=True, help="Number of clusters.")
 @click.option("-o", "--out", metavar="PATH", help="A Parquet file for the scores of every text.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def stability(
-    path: str, *, passes: int, seed: int | None, k: int, neighbor_passes: int, out: str | None, as_json: bool
+    path: str,
+    *,
+    passes: int,
+    seed: int | None,
+    k: int,
+    neighbor_passes: int,
+    cluster_passes: int,
+    cluster_method: str,
+    clusters: int | str,
+    out: str | None,
+    as_json: bool,
 ) -> None:
     """Show how much each text depends on which units dropout drops.
 
@@ -55,16 +83,26 @@ def stability(
     from embedsvc.embeddings import EmbeddingSet
     from embedsvc.uncertainty import stability
 
-    found = stability(EmbeddingSet.read(path), passes=passes, seed=seed, k=k, neighbor_passes=neighbor_passes)
+    embeddings = EmbeddingSet.read(path)
+    found = stability(
+        embeddings,
+        passes=passes,
+        seed=seed,
+        k=k,
+        neighbor_passes=neighbor_passes,
+        cluster_passes=cluster_passes,
+        cluster_method=cluster_method,
+        clusters="auto" if isinstance(clusters, str) else clusters,
+    )
     if out is not None:
         found.write(out)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        _print(found, out)
+        _print(found, embeddings, out)
 
 
-def _print(found: Stability, out: str | None) -> None:
+def _print(found: Stability, embeddings: EmbeddingSet, out: str | None) -> None:
     from embedsvc.cli.tables import print_pairs, print_table
 
     facts = found.to_json()
@@ -104,11 +142,22 @@ def _print(found: Stability, out: str | None) -> None:
                 ("observed", f"{split['observed']:.4g}"),
             ]
         )
+    if found.restarts is not None:
+        moved = scores["restarts.cluster_flip"]["mean"]
+        click.echo(
+            f"\nOther starts of the clustering, on the very vectors of inference, move {moved:.1%} of the texts."
+        )
+    texts = dict(zip(embeddings.ids, embeddings.texts, strict=True))
     for name, listed in facts["most"].items():
-        most = [(each["id"], f"{each['value']:.3f}") for each in listed[:5]]
-        if most and name.startswith("head."):
-            click.echo(f"\nHighest {name}: {_WORDS[name.removeprefix('head.')]}")
-            print_table(("id", "value"), most)
+        mode, _, score = name.partition(".")
+        most = [
+            (f"{each['value']:.3f}", each["id"], textwrap.shorten(texts[each["id"]], 80, placeholder=" …"))
+            for each in listed[:_LISTED]
+            if each["value"] > 0
+        ]
+        if most:
+            click.echo(f"\nHighest in {mode} passes: {_WORDS[score]}")
+            print_table(("value", "id", "text"), most)
     click.echo(f"\nScores of every text: {out}" if out else "\nScores of every text: add --out scores.parquet")
 
 

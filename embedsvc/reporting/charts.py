@@ -10,7 +10,7 @@ import numpy as np
 from embedsvc.colors import BLUE, GREY, GROUPS, RED, ramp
 from embedsvc.reporting.panels import Flow, Group, Matrix, flow_ends, ribbons
 from embedsvc.reporting.style import ON_GROUND, plain, sheet
-from embedsvc.uncertainty import Curve
+from embedsvc.variability import Curve
 
 __all__ = ["curve_chart", "flow_chart", "group_chart", "matrix_chart"]
 

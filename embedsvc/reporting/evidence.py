@@ -12,7 +12,7 @@ from embedsvc.probing import Probe
 from embedsvc.projection import Projection
 from embedsvc.reporting.verdict import Beside, Clusters, Evidence, Map, Reading
 from embedsvc.types import Mode, Variant
-from embedsvc.uncertainty import Stability
+from embedsvc.variability import Stability
 from embedsvc.variants import space
 
 __all__ = ["gather"]

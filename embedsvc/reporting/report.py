@@ -23,7 +23,8 @@ from embedsvc.reporting.topics import topics
 from embedsvc.reporting.verdict import Beside, Evidence, Verdict, verdict
 from embedsvc.results import Columns, Result
 from embedsvc.types import Mode, Variant, check_seed
-from embedsvc.uncertainty import Stability, stability
+from embedsvc.uncertainty import stability
+from embedsvc.variability import Stability
 from embedsvc.variants import choose, derive, reference, space
 
 __all__ = ["Facts", "Report", "report"]
@@ -244,7 +245,9 @@ def report(
         lambda: cluster(embeddings, method=cluster_method, k=clusters, variants=names, seed=seed),
     )
     varied = work.attempt(
-        "stability", "Drawing passes", lambda: stability(embeddings, passes=passes, neighbor_passes=0)
+        "stability",
+        "Drawing passes",
+        lambda: stability(embeddings, passes=passes, neighbor_passes=0, cluster_passes=0, clustering=clustered),
     )
     probed = work.attempt("classification", "Probing labels", lambda: _probed(embeddings, names, seed))
     projections = work.projections(map_method, graphs)

@@ -33,8 +33,11 @@ def test_people_get_tables_with_what_the_mask_predicts_beside(made):
         "BALD (nats)",
         "1/√(1 + p/(qT))",
         "head mask",
-        "Highest head.neighbor_flip",
+        "Highest in head passes: nearest neighbours lost",
+        "Highest in training passes: cluster is not that of inference",
+        "Other starts of the clustering",
         "texts.txt:",
+        "word3 word3 word0",
     ):
         assert words in out
     assert "nan" not in out.lower()
