@@ -12,6 +12,7 @@ EmbedsvcError                    one clear problem, and a hint that says what to
 │   └── UnknownTapError          the model has no such tap
 ├── FetchError                   a named model or data set could not be downloaded or verified
 ├── StoreError                   an embedding set cannot be read or written
+│   ├── LockedError              another process is writing there
 │   ├── StoreMismatchError       resuming under other settings or inputs (names the difference)
 │   └── UnknownVariantError      the set holds no such variant
 └── MissingExtraError            an optional dependency is not installed (names the pip command)
@@ -25,6 +26,7 @@ __all__ = [
     "EmbedsvcError",
     "FetchError",
     "InputError",
+    "LockedError",
     "MissingExtraError",
     "ModelError",
     "ModelFormatError",
@@ -100,6 +102,10 @@ class FetchError(EmbedsvcError):
 
 class StoreError(EmbedsvcError):
     """An embedding set cannot be read or written."""
+
+
+class LockedError(StoreError):
+    """Another process is writing there; it may be done soon."""
 
 
 class StoreMismatchError(StoreError):

@@ -10,15 +10,16 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedsvc import batching, masks
 from embedsvc.errors import SettingsError
@@ -30,12 +31,36 @@ if TYPE_CHECKING:
     from embedsvc.models.base import LoadOptions
     from embedsvc.texts import ReadOptions
 
-__all__ = ["Progress", "Settings", "Summary", "describe", "extract", "extract_files"]
+__all__ = ["Known", "Progress", "Recalled", "Settings", "Summary", "describe", "extract", "extract_files"]
 
 _DEFAULT_TAPS = ("pre_dropout", "post_dropout", "logits")
 
 Progress = Callable[[int, int], None]
 """Told after each batch how many texts and tokens it held; may be called from several threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """Rows of a block whose vectors are known already.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (m,), intp
+        Positions in the block, ascending.
+    vectors : mapping of str to ndarray of shape (m, width), float32
+        Of every stored variant.
+    n_tokens, truncated : ndarray of shape (m,)
+        See `Forward`.
+    """
+
+    rows: NDArray[np.intp]
+    vectors: Mapping[str, Vectors]
+    n_tokens: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+
+
+Known = Callable[[Sequence[Text]], Recalled | None]
+"""Asked for the rows of each block that need not be encoded; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +169,7 @@ def extract(
     settings: Settings,
     *,
     skip: Collection[int] = (),
+    known: Known | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Block]:
@@ -157,6 +183,8 @@ def extract(
     settings : Settings
     skip : collection of int
         Numbers of blocks that need not be computed; their texts are read and left out.
+    known : callable, optional
+        Says which rows of a block are encoded already; only the others are.
     workers : int, optional
         Batches under way at once; by default one for each processor that this process may use.
     progress : callable, optional
@@ -168,7 +196,7 @@ def extract(
         With one array for each *stored* variant; identical and virtual ones are made by readers.
     """
     manifest = describe(encoder, settings)
-    job = _Job(encoder, settings, _stored_passes(manifest), progress)
+    job = _Job(encoder, settings, _stored_passes(manifest), known, progress)
     stream = iter(texts)
     running: deque[_Running] = deque()
     pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)), thread_name_prefix="embedsvc-encode")
@@ -274,10 +302,12 @@ def extract_files(
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A block whose batches are with the workers."""
+    """A block whose batches are with the workers; what is fitted, in arrays and futures are its fresh rows."""
 
     index: int
     texts: tuple[Text, ...]
+    recalled: Recalled | None
+    fresh: tuple[Text, ...]
     fitted: batching.Fitted
     arrays: dict[tuple[Pass, str], Vectors]
     futures: tuple[Future[None], ...]
@@ -288,6 +318,7 @@ class _Job:
     encoder: Encoder
     settings: Settings
     passes: dict[Pass, tuple[str, ...]]
+    known: Known | None
     progress: Progress | None
 
     def start(self, index: int, texts: tuple[Text, ...], pool: ThreadPoolExecutor) -> _Running:
@@ -295,8 +326,13 @@ class _Job:
         from embedsvc.models.base import encoder_taps
 
         spec, settings = self.encoder.spec, self.settings
-        tokens = self.encoder.tokenize([text.text for text in texts])
-        ids = [text.id for text in texts]
+        recalled = self.known(texts) if self.known else None
+        old = frozenset(() if recalled is None else recalled.rows.tolist())
+        fresh = tuple(text for row, text in enumerate(texts) if row not in old) if old else texts
+        if old and self.progress:
+            self.progress(len(old), 0)
+        tokens = self.encoder.tokenize([text.text for text in fresh])
+        ids = [text.id for text in fresh]
         fitted = batching.fit(tokens, ids, spec, max_tokens=settings.max_tokens, on_long=settings.on_long)
         arrays = {
             (pass_, tap): np.empty((len(fitted.pieces), spec.taps[tap]), dtype=np.float32)
@@ -305,7 +341,7 @@ class _Job:
         }
         plan = batching.plan(fitted.pieces, token_budget=settings.token_budget, special_tokens=spec.special_tokens)
         futures = tuple(pool.submit(self._encode, rows, fitted, arrays) for rows in plan)
-        return _Running(index, texts, fitted, arrays, futures)
+        return _Running(index, texts, recalled, fresh, fitted, arrays, futures)
 
     def _encode(self, rows: np.ndarray, fitted: batching.Fitted, arrays: dict[tuple[Pass, str], Vectors]) -> None:
         """One batch through every pass, into its rows of the arrays."""
@@ -329,7 +365,7 @@ class _Job:
 
         for future in block.futures:
             future.result()
-        keys = masks.row_keys(text.id for text in block.texts)
+        keys = masks.row_keys(text.id for text in block.fresh)
         merged = {key: block.fitted.merge(value) for key, value in block.arrays.items()}
         vectors: dict[str, Vectors] = {}
         for pass_, taps in self.passes.items():
@@ -337,14 +373,30 @@ class _Job:
             if (pass_, "pre_dropout") in merged:
                 made |= head_vectors(self.encoder.head, merged[pass_, "pre_dropout"], keys, taps, pass_)
             vectors |= {str(Variant(tap, pass_.mode, pass_.index)): made[tap] for tap in taps}
+        n_tokens, truncated = block.fitted.n_tokens, block.fitted.truncated
+        if block.recalled is not None:
+            old = block.recalled
+            vectors = {name: _woven(old.rows, old.vectors[name], fresh) for name, fresh in vectors.items()}
+            n_tokens = _woven(old.rows, old.n_tokens, n_tokens)
+            truncated = _woven(old.rows, old.truncated, truncated)
         return Block(
             index=block.index,
             offset=block.index * self.settings.rows_per_part,
             texts=block.texts,
-            n_tokens=block.fitted.n_tokens,
-            truncated=block.fitted.truncated,
+            n_tokens=n_tokens,
+            truncated=truncated,
             vectors=vectors,
         )
+
+
+def _woven(rows: NDArray[np.intp], old: NDArray[Any], fresh: NDArray[Any]) -> NDArray[Any]:
+    """One array of the rows known before, which go to `rows`, and the fresh ones, which take the places left."""
+    every = np.empty((len(old) + len(fresh), *fresh.shape[1:]), dtype=fresh.dtype)
+    places = np.ones(len(every), dtype=np.bool_)
+    places[rows] = False
+    every[rows] = old
+    every[places] = fresh
+    return every
 
 
 def _format(path: Path, name: str | None) -> str:

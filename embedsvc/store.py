@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from embedsvc import parts
-from embedsvc.errors import StoreError, StoreMismatchError
+from embedsvc.errors import LockedError, StoreError, StoreMismatchError
 from embedsvc.manifest import Manifest, Part
 from embedsvc.parts import Piece, atomic_file, disk_errors
 from embedsvc.types import Block
 
-__all__ = ["Store", "open_store", "pieces_of", "verify", "write_parquet"]
+__all__ = ["Done", "Store", "intact", "open_store", "pieces_of", "verify", "write_parquet", "write_part"]
 
 _MANIFEST = "manifest.json"
 _REJECTED = "rejected.jsonl"
@@ -63,8 +63,10 @@ def open_store(
     ------
     StoreMismatchError
         If another run's set is there; the message names each difference.
+    LockedError
+        If another process writes there.
     StoreError
-        If something else is there, another process writes there, or the disk refuses.
+        If something else is there, or the disk refuses.
 
     Examples
     --------
@@ -85,7 +87,7 @@ def open_store(
         try:
             lock.acquire()
         except Timeout:
-            raise StoreError(
+            raise LockedError(
                 f"another process is writing {store.path} (it holds {lock.lock_file})",
                 "Wait until it is done, or write to another path.",
             ) from None
@@ -105,7 +107,9 @@ def open_store(
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
+class Done:
+    """A part on disk, and what only its rows tell: the tokens read, and how many rows were cut short."""
+
     part: Part
     tokens: int
     truncated: int
@@ -122,6 +126,8 @@ class Store:
         Without results until it is complete.
     complete : bool
         Whether the set is finished; it may have been from the start ("done already").
+    damaged : tuple of str
+        Names of parts found torn, changed, or of another run, and removed: they are to be written again.
     """
 
     def __init__(self, path: Path, manifest: Manifest, export: Exporter | None) -> None:
@@ -130,7 +136,8 @@ class Store:
         self._parquet = export is None and path.suffix == ".parquet"
         self._export = write_parquet if self._parquet else export  # None for a directory
         self._folder = _partial(path) if self._export else path
-        self._done: dict[int, _Done] = {}
+        self.damaged: tuple[str, ...] = ()
+        self._done: dict[int, Done] = {}
         self._begun = False
 
     @property
@@ -166,20 +173,13 @@ class Store:
         StoreError
             If the block does not fit the manifest, is there already, or the disk refuses.
         """
-        import pyarrow.parquet as pq
-
-        size = self.manifest.rows_per_part
         if self.complete or block.index in self._done:
             raise StoreError(f"block {block.index} of {self.path} is written already")
-        if block.offset != block.index * size or len(block.texts) > size:
-            raise StoreError(
-                f"block {block.index} holds {len(block.texts)} rows from {block.offset} on, "
-                f"but parts of {self.path} hold {size} rows each"
-            )
-        table = parts.table_of(block, self.manifest)
-        with atomic_file(self._folder / parts.part_name(block.index)) as file:
-            pq.write_table(table, file, row_group_size=max(len(table), 1), **parts.writer_options(self.manifest))
-        self._done[block.index] = _summary(table, block.index)
+        self._done[block.index] = write_part(self._folder, block, self.manifest)
+
+    def record(self, index: int, done: Done) -> None:
+        """Take note of a part that another process put into `folder` with `write_part`."""
+        self._done[index] = done
 
     def finish(self, *, rows: int, rejected: Iterable[Mapping[str, Any]] = ()) -> Manifest:
         """Complete the set; on one that was complete from the start this does nothing.
@@ -251,7 +251,7 @@ class Store:
 
     def _begin(self, overwrite: bool) -> None:
         final = self._final_manifest()
-        if final and final.identity == self.manifest.identity and (not self._parquet or _intact(final, self.path)):
+        if final and final.identity == self.manifest.identity and (not self._parquet or intact(final, self.path)):
             self._adopt(final)
             self._remove_own()  # left by a run killed between its last two steps
             return
@@ -262,7 +262,7 @@ class Store:
             if not overwrite:
                 self._raise_mismatch(found, str(self._folder))
             found = None
-        if found and found.complete and not self._export and _intact(found, self.path):
+        if found and found.complete and not self._export and intact(found, self.path):
             self._adopt(found)
             return
         # The manifest stands before the first part: whatever is found later has its provenance. Parts of a run that
@@ -278,7 +278,7 @@ class Store:
         tokens, truncated = finished.tokens or 0, finished.truncated or 0
         for index, part in enumerate(finished.parts):
             # Totals are known for the set only; they stand with the first part.
-            self._done[index] = _Done(part, tokens if index == 0 else 0, truncated if index == 0 else 0)
+            self._done[index] = Done(part, tokens if index == 0 else 0, truncated if index == 0 else 0)
 
     def _take_stock(self) -> None:
         """Keep the parts of this run that are whole, remove torn ones and temporary files."""
@@ -291,6 +291,7 @@ class Store:
                         self._done[index] = done
                     else:
                         entry.unlink()
+                        self.damaged += (entry.name,)
                 elif _is_litter(entry.name) and entry.name != _LOCK:
                     entry.unlink()
 
@@ -337,6 +338,30 @@ class Store:
             with disk_errors(path):
                 path.unlink()
         return count
+
+
+def write_part(folder: Path, block: Block, manifest: Manifest) -> Done:
+    """Put one block into the folder of an unfinished set; when this returns it survives a kill and a power cut.
+
+    Several processes may write parts of one set, the same part too: whoever comes last replaces equal bytes.
+
+    Raises
+    ------
+    StoreError
+        If the block does not fit the manifest, or the disk refuses.
+    """
+    import pyarrow.parquet as pq
+
+    size = manifest.rows_per_part
+    if block.offset != block.index * size or len(block.texts) > size:
+        raise StoreError(
+            f"block {block.index} holds {len(block.texts)} rows from {block.offset} on, "
+            f"but parts of {folder} hold {size} rows each"
+        )
+    table = parts.table_of(block, manifest)
+    with atomic_file(folder / parts.part_name(block.index)) as file:
+        pq.write_table(table, file, row_group_size=max(len(table), 1), **parts.writer_options(manifest))
+    return _summary(table, block.index)
 
 
 def write_parquet(source: Path, path: Path) -> None:
@@ -432,7 +457,7 @@ def _is_litter(name: str) -> bool:
     return name == f".{inner}.tmp" and ours
 
 
-def _intact(manifest: Manifest, path: Path) -> bool:
+def intact(manifest: Manifest, path: Path) -> bool:
     """Whether every part of a finished set is there with all its rows; a look at the footers, not at the rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -448,7 +473,7 @@ def _intact(manifest: Manifest, path: Path) -> bool:
     return found == [part.rows for part in manifest.parts]
 
 
-def _check_part(path: Path, index: int, manifest: Manifest) -> _Done | None:
+def _check_part(path: Path, index: int, manifest: Manifest) -> Done | None:
     """The part at a path if it is whole and of this run, else None."""
     try:
         table = Piece(path, 0, None, manifest).read()
@@ -459,9 +484,9 @@ def _check_part(path: Path, index: int, manifest: Manifest) -> _Done | None:
     return _summary(table, index) if record == expected else None
 
 
-def _summary(table: Any, index: int) -> _Done:  # noqa: ANN401 - pyarrow has no types
+def _summary(table: Any, index: int) -> Done:  # noqa: ANN401 - pyarrow has no types
     record = json.loads(table.schema.metadata[parts.METADATA_KEY])
-    return _Done(
+    return Done(
         Part(parts.part_name(index), len(table), record["sha256"]),
         int(np.maximum(parts.numpy_values(table["n_tokens"]), 0).sum()),
         int(parts.numpy_values(table["truncated"]).sum()),

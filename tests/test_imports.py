@@ -18,7 +18,7 @@ PACKAGE = Path(embedsvc.__file__).parent
 # From the top down: a module may import those of its own layer and of the layers below. A folder is one entry.
 LAYERS = {
     "doors": {"__init__", "__main__", "cli", "sklearn"},
-    "jobs": set(),
+    "jobs": {"jobs"},
     "reports": {"reporting", "exporting"},
     "verbs": {"extraction", "comparison", "clustering", "probing", "projection", "uncertainty", "retrieval"},
     "what verbs work with": {

@@ -13,13 +13,14 @@ import click
 
 from embedsvc.errors import EmbedsvcError
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "main", "show_error"]
 
 # In the order of --help. Each lives in the module of its name.
 _COMMANDS = (
     *("extract", "show"),
     *("compare", "cluster", "project", "stability", "probe", "neighbors"),
     *("report", "export", "models", "doctor"),
+    *("run", "jobs"),
 )
 
 
@@ -59,11 +60,16 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except EmbedsvcError as error:
-        click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(str(error), err=True)
+        show_error(error)
         sys.exit(1)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`); that is no failure of ours, but there is nobody to tell.
         sys.stderr.close()
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def show_error(error: EmbedsvcError) -> None:
+    """What went wrong and what to do, on stderr."""
+    click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(str(error), err=True)

@@ -1,0 +1,185 @@
+"""What a step will take, by what such steps took before on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from embedsvc.errors import StoreError
+from embedsvc.jobs.records import Record, Records, state_folder
+from embedsvc.jobs.sets import Shelf
+from embedsvc.jobs.spec import Step
+from embedsvc.jobs.steps import extraction_options
+from embedsvc.parts import atomic_file
+
+if TYPE_CHECKING:
+    from embedsvc.jobs.plan import Planned
+    from embedsvc.texts import Scan
+
+__all__ = ["Estimate", "Profile", "estimate", "mean_characters", "remember", "set_bytes"]
+
+_SAMPLE = 256  # texts whose length is looked at
+_TIMED = 64  # texts encoded to time a model that was never timed
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a kind of step was measured to take.
+
+    Attributes
+    ----------
+    seconds_per_row : float
+    bytes_per_row, tokens_per_character : float
+        Of extractions only; bytes on disk, texts included.
+    """
+
+    seconds_per_row: float
+    bytes_per_row: float = 0.0
+    tokens_per_character: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a step will take.
+
+    Attributes
+    ----------
+    tokens, n_bytes : int or None
+        Tokens to encode; bytes of the set on disk.
+    seconds : float or None
+        None where nothing like it was ever timed here.
+    """
+
+    tokens: int | None
+    n_bytes: int | None
+    seconds: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values only."""
+        return {"tokens": self.tokens, "bytes": self.n_bytes, "seconds": self.seconds}
+
+
+class Found(NamedTuple):
+    """The two fields of `Planned` that `estimate` fills."""
+
+    encode: int | None
+    estimate: Estimate | None
+
+
+def estimate(planned: Planned, out: Path, records: Records, *, rows: int, told: Callable[[str], object]) -> Found:
+    """Rows to encode, and what the step will take; `rows` are those of its set. See `plan_job`."""
+    step = planned.step
+    profile = _profiles().get(_name_of(step, planned.inputs))
+    if planned.scan is None:
+        return Found(None, Estimate(None, None, None if profile is None else profile.seconds_per_row * rows))
+    encode = planned.scan.rows - _known_rows(planned, out, records.get(step.name))
+    if profile is None:
+        told(f"Timing {step.values['model']} on a few texts, since it never ran here")
+        profile = _measured(step, planned.scan)
+    return Found(
+        encode,
+        Estimate(
+            tokens=round(encode * mean_characters(planned.scan) * profile.tokens_per_character),
+            n_bytes=round(planned.scan.rows * profile.bytes_per_row),
+            seconds=encode * profile.seconds_per_row,
+        ),
+    )
+
+
+def remember(step: Step, inputs: Mapping[str, Any], profile: Profile) -> None:
+    """Keep what a step took; a home that cannot be written is no reason to stop a job."""
+    path = state_folder() / "profiles.json"
+    data = {name: asdict(each) for name, each in _profiles().items()}
+    data[_name_of(step, inputs)] = asdict(profile)
+    with suppress(OSError, StoreError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(json.dumps(data, indent=2, sort_keys=True).encode())
+
+
+def set_bytes(folder: Path) -> int:
+    """Bytes of a set's files."""
+    return sum(entry.stat().st_size for entry in folder.iterdir())
+
+
+def mean_characters(scan: Scan) -> float:
+    """Length of a text, by the first few hundred."""
+    from embedsvc.texts import read
+
+    lengths = [len(text.text) for text in islice(read(scan), _SAMPLE)]
+    return sum(lengths) / len(lengths)
+
+
+def _profiles() -> dict[str, Profile]:
+    try:
+        data = json.loads((state_folder() / "profiles.json").read_bytes())
+        return {name: Profile(**each) for name, each in data.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _name_of(step: Step, inputs: Mapping[str, Any]) -> str:
+    """Steps of one name take alike: the same model and variants, or the same analysis."""
+    if step.kind != "extract":
+        return step.kind
+    apart = {"sources", "text-column", "id-column", "label-column", "whole-files", "on-error", "seed", "rows-per-part"}
+    values = {name: value for name, value in step.values.items() if name not in apart}
+    facts = json.dumps([inputs["model"], values], sort_keys=True)
+    return f"extract {hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+
+
+def _known_rows(planned: Planned, out: Path, record: Record | None) -> int:
+    """Rows that need not be encoded, found as the run finds them, on the assumption that it loads the same model."""
+    from embedsvc.jobs.recall import Recall
+    from embedsvc.store import pieces_of
+    from embedsvc.texts import read
+
+    step, shelf = planned.step, Shelf(out, planned.step.name)
+    reading = ("sources", "text-column", "id-column", "label-column", "whole-files", "on-error")
+    apart = {*reading, "token-budget", "rows-per-part", "trust-model"}
+    if record is None or planned.scan is None:
+        return 0
+    same = all(
+        (list(value) if isinstance(value, tuple) else value) == record.values.get(name)
+        for name, value in step.values.items()
+        if name not in apart
+    )
+    if not same or planned.inputs["model"] != record.inputs["model"]:
+        return 0
+    try:
+        manifest, _ = pieces_of(shelf.finished, allow_partial=True)
+    except StoreError:
+        return 0
+    recall = Recall.of([path for path in (shelf.finished, shelf.next, shelf.kept) if path.is_dir()], manifest)
+    return 0 if recall is None else recall.count(read(planned.scan))
+
+
+def _measured(step: Step, scan: Scan) -> Profile:
+    """Load the model and encode a few of the texts."""
+    from embedsvc.extraction import describe, extract
+    from embedsvc.models import load_model
+    from embedsvc.texts import read
+
+    settings, _, load_options = extraction_options(step)
+    encoder = load_model(step.values["model"], load_options)
+    manifest = describe(encoder, settings)
+    texts = list(islice(read(scan), _TIMED))
+    list(extract(texts[:8], encoder, settings))  # compiles
+    began = time.perf_counter()
+    tokens = sum(int(block.n_tokens.clip(0).sum()) for block in extract(texts, encoder, settings))
+    seconds = time.perf_counter() - began
+    characters = sum(len(text.text) for text in texts)
+    vectors = sum(4 * manifest.width(name) for name in manifest.stored)
+    # Of float32 about a fifth goes in packing (parts.writer_options), of text about half.
+    return Profile(
+        seconds_per_row=seconds / len(texts),
+        bytes_per_row=0.82 * vectors + 0.5 * characters / len(texts),
+        tokens_per_character=tokens / max(characters, 1),
+    )
