@@ -19,7 +19,7 @@ from embedsvc.clustering import cluster
 from embedsvc.clusters import Clustering
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
-from embedsvc.knn import check_vectors, neighbor_graph, overlap
+from embedsvc.knn import Graphs, NeighborGraph, check_vectors, neighbor_graph, overlap
 from embedsvc.tallies import ClassScores, ClassTally, HeadTally, VectorScores, VectorTally, cosines, draw_until
 from embedsvc.types import Block, Mode, Pass, Variant, Vectors, check_seed
 from embedsvc.variability import ClusterFlips, Curve, NeighborFlips, Stability, Variability, VarianceSplit
@@ -44,6 +44,7 @@ def stability(
     cluster_method: str = "kmeans",
     clusters: int | Literal["auto"] = "auto",
     clustering: Clustering | None = None,
+    graphs: Graphs | None = None,
 ) -> Stability:
     """Dropout variability of each text, over head passes drawn here and the training passes the set stores.
 
@@ -60,7 +61,7 @@ def stability(
     k : int
         Nearest neighbours to compare; fewer where there are not so many other texts.
     neighbor_passes : int
-        Passes sampled for the comparison of neighbours, at most; 0 for none.
+        The first so many passes are those whose neighbours are compared; 0 for none.
     max_neighbor_texts : int
         Above, so many texts are sampled, and their neighbours searched among all.
     cluster_passes : int
@@ -70,6 +71,8 @@ def stability(
         clusters is given.
     clustering : Clustering, optional
         What `cluster` gave for this set: its passes are taken, instead of clustering again.
+    graphs : Graphs, optional
+        Neighbour graphs of this set, to use instead of searching again; their rows are the texts compared.
 
     Raises
     ------
@@ -99,7 +102,7 @@ def stability(
     with _one_thread():
         vectors, expected, classes, curve = _head(embeddings, passes, seed)
     trained = _training_passes(embeddings)
-    sample = _Sample(embeddings, seed, min(k, len(embeddings) - 1), neighbor_passes, max_neighbor_texts)
+    sample = _Sample(embeddings, seed, min(k, len(embeddings) - 1), neighbor_passes, max_neighbor_texts, graphs)
     why = "they were not asked for"
     if clustering is None and cluster_passes:
         clustering, why = _clustered(embeddings, cluster_method, clusters, cluster_passes, seed)
@@ -211,40 +214,38 @@ def _training(
 class _Sample:
     """Which texts and passes the neighbours are compared on, and the comparison."""
 
-    def __init__(self, embeddings: EmbeddingSet, seed: int, k: int, passes: int, max_texts: int) -> None:
+    def __init__(
+        self, embeddings: EmbeddingSet, seed: int, k: int, passes: int, max_texts: int, graphs: Graphs | None
+    ) -> None:
         self._embeddings = embeddings
         self._seed = seed
         self._k = k
         self._passes = passes
-        n = len(embeddings)
-        self._rng = np.random.default_rng(derive(seed, "stability"))
-        rows = np.sort(self._rng.choice(n, max_texts, replace=False)) if n > max_texts else None
-        self._rows = rows
-        self._reference = None
-        if k and passes:
-            self._reference = neighbor_graph(embeddings[REFERENCE], k, seed=seed, rows=rows, name=REFERENCE)
+        n, rows = len(embeddings), None
+        if n > max_texts:
+            rows = np.sort(np.random.default_rng(derive(seed, "stability")).choice(n, max_texts, replace=False))
+        self._graphs = Graphs(embeddings, k, seed=seed, rows=rows) if graphs is None else graphs
+        self._reference = self._graphs[REFERENCE].first(k) if k and passes else None
         self._told: list[str] = []
 
     def flips(self, mode: Mode, passes: Sequence[int]) -> NeighborFlips | None:
         if self._reference is None:
             return None
-        count = min(self._passes, len(passes))
-        sampled = tuple(sorted(int(index) for index in self._rng.choice(np.array(passes), count, replace=False)))
-        lost = np.zeros(len(self._reference.indices))
-        for index in sampled:
-            name = f"post_dropout.{mode}.{index}"
-            graph = neighbor_graph(self._vectors(mode, index), self._k, seed=self._seed, rows=self._rows, name=name)
-            lost += 1.0 - overlap(self._reference, graph, self._k)
+        # The masks of any passes are as good as those of others, and the first may have been searched before.
+        some = tuple(passes[: self._passes])
+        lost = sum(1.0 - overlap(self._reference, self._graph(mode, index), self._k) for index in some)
         flip = np.full(len(self._embeddings), np.nan)
-        flip[self._reference.queries] = lost / count
-        self._told.append(f"{mode} passes {_listed(sampled)}")
-        return NeighborFlips(self._k, sampled, flip)
+        flip[self._reference.queries] = lost / len(some)
+        self._told.append(f"{mode} passes {_listed(some)}")
+        return NeighborFlips(self._k, some, flip)
 
-    def _vectors(self, mode: Mode, index: int) -> Vectors:
-        if mode is Mode.TRAINING:
-            return self._embeddings[f"post_dropout.training.{index}"]
+    def _graph(self, mode: Mode, index: int) -> NeighborGraph:
+        name = f"post_dropout.{mode}.{index}"
+        if mode is Mode.TRAINING or self._seed == self._embeddings.manifest.seed:
+            return self._graphs[name]
         keys = masks.row_keys(self._embeddings.ids)
-        return self._embeddings.manifest.head.post(self._embeddings[REFERENCE], keys, Pass(mode, index, self._seed))
+        vectors = self._embeddings.manifest.head.post(self._embeddings[REFERENCE], keys, Pass(mode, index, self._seed))
+        return neighbor_graph(vectors, self._graphs.k, seed=self._graphs.seed, rows=self._graphs.rows, name=name)
 
     def sentence(self, n: int) -> str:
         if self._reference is None:

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from embedsvc import EmbeddingSet, Head, ReadOptions, Settings, cluster, extract_files
+from embedsvc import EmbeddingSet, Head, ReadOptions, Settings, cluster, extract_files, knn
 from embedsvc.agreement import match
 from embedsvc.errors import DegenerateInputError, SettingsError, UnknownVariantError
+from embedsvc.knn import Graphs
 from embedsvc.models.base import LoadOptions
 from embedsvc.tallies import cosines
 from embedsvc.types import Mode
@@ -200,6 +201,15 @@ def test_texts_that_cannot_be_clustered_are_told_of_unless_a_number_was_asked_fo
         "Clusters were not compared: they were not asked for."
         in stability(same, passes=4, cluster_passes=0, neighbor_passes=0).sampling
     )
+
+
+def test_graphs_at_hand_are_used(full, found, monkeypatch):
+    graphs = Graphs(full, 7)
+    searched = stability(full, passes=64, k=5, neighbor_passes=3, graphs=graphs)
+    np.testing.assert_array_equal(searched.head.neighbors.flip, found.head.neighbors.flip)
+    monkeypatch.setattr(knn, "neighbor_graph", None)
+    again = stability(full, passes=64, k=5, neighbor_passes=3, graphs=graphs)
+    np.testing.assert_array_equal(again.training.neighbors.flip, searched.training.neighbors.flip)
 
 
 def test_the_same_seed_gives_the_same_numbers(full, found):
