@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from embedsvc.exporting import export
     from embedsvc.extraction import Settings, Summary, extract, extract_files
     from embedsvc.head import Head
+    from embedsvc.inspection import inspect
     from embedsvc.manifest import Manifest
     from embedsvc.models.base import Encoder, LoadOptions, forward
     from embedsvc.models.load import load_model
@@ -54,6 +55,7 @@ _PUBLIC = {
     "extract": "extraction",
     "extract_files": "extraction",
     "forward": "models.base",
+    "inspect": "inspection",
     "load_model": "models.load",
     "neighbors": "retrieval",
     "probe": "probing",
@@ -85,6 +87,7 @@ __all__ = [
     "extract",
     "extract_files",
     "forward",
+    "inspect",
     "load_model",
     "neighbors",
     "probe",

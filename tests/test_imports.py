@@ -20,7 +20,10 @@ LAYERS = {
     "doors": {"__init__", "__main__", "cli", "sklearn"},
     "jobs": {"jobs"},
     "reports": {"reporting", "exporting"},
-    "verbs": {"extraction", "comparison", "clustering", "probing", "projection", "uncertainty", "retrieval"},
+    "verbs": {
+        *("extraction", "comparison", "clustering", "probing", "projection", "uncertainty", "retrieval"),
+        "inspection",
+    },
     "what verbs work with": {
         *("models", "texts", "batching", "catalog", "head"),
         *("manifest", "parts", "store", "embeddings", "formats", "metrics", "simulation", "resampling", "figures"),
@@ -28,7 +31,7 @@ LAYERS = {
         *("plots", "diagnosis"),
         "variability",
     },
-    "foundations": {"masks", "registry", "knn", "theory", "colors", "results"},
+    "foundations": {"masks", "registry", "knn", "theory", "losses", "colors", "results"},
     "values": {"types"},
     "errors": {"errors"},
 }

@@ -31,6 +31,7 @@ PROMISED = [
     "extract",
     "extract_files",
     "forward",
+    "inspect",
     "load_model",
     "neighbors",
     "probe",

@@ -19,7 +19,7 @@ __all__ = ["cli", "main", "show_error"]
 _COMMANDS = (
     *("extract", "show"),
     *("compare", "cluster", "project", "stability", "probe", "neighbors"),
-    *("report", "export", "models", "doctor"),
+    *("report", "export", "models", "inspect", "doctor"),
     *("run", "jobs"),
 )
 

@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 
 from embedsvc import masks
 from embedsvc.head import Head
+from embedsvc.losses import Ending
+from embedsvc.models.observation import OBSERVED_TEXT, Observation, Seen, observe
 from embedsvc.models.wordpiece import WordPiece
 from embedsvc.types import DropoutSite, Mode, ModelSpec, Pass, Tokens, Vectors
 
@@ -125,6 +127,42 @@ class BertRunner:
         out = graph(*inputs, *drawn)
         return {tap: out[tap].numpy() for tap in taps}
 
+    def observe(self, ids: NDArray[np.int32]) -> list[Observation]:
+        """See `Observable`: each site's mask is put in alone, and what comes out is compared.
+
+        Parameters
+        ----------
+        ids : ndarray of shape (n,), int32
+            One row with special tokens.
+        """
+        lengths, keys = np.array([len(ids)], dtype=np.int32), np.ones(1, dtype=np.uint64)
+        graph = _compile(self.config, self._weights, ("mean",), True)
+        inputs = _pack([ids], lengths)
+        names = [site.path for site in self.config.sites(0.0)[1:]]
+        how = "the output under this site's mask alone"
+
+        def run(mode: Mode, number: int) -> dict[str, Seen]:
+            if not mode.stochastic:  # the graph of inference has no masks
+                return {name: Seen(False, None, False, how) for name in names}
+            hidden, attention = draw_masks(self.config, lengths, keys, Pass(mode, number, 0))
+            all_kept = np.ones_like(hidden), np.ones_like(attention)
+            still = graph(*inputs, *all_kept)["mean"].numpy()
+            found = {}
+            for at, name in enumerate(names):
+                layer, part = divmod(at - 1, 3)
+                alone = [array.copy() for array in all_kept]
+                if at and part == 0:
+                    alone[1][layer] = attention[layer]
+                    mask = attention[layer, 0].swapaxes(0, 1)  # (steps, heads, steps)
+                else:
+                    row = 0 if at == 0 else 2 * layer + part
+                    alone[0][row] = mask = hidden[row]  # (steps, width)
+                changed = not np.array_equal(graph(*inputs, *alone)["mean"].numpy(), still)
+                found[name] = Seen(changed, mask.reshape(len(mask), 1, -1).astype(np.float32), True, how)
+            return found
+
+        return observe(run)
+
 
 class BertEncoder:
     """A BERT classifier on texts: WordPiece, `BertRunner`, head. See `models.base.Encoder`."""
@@ -138,8 +176,10 @@ class BertEncoder:
         uri: str,
         pre_dropout: str = "pooled_output",
         notes: tuple[str, ...] = (),
+        ending: Ending | None = None,
     ) -> None:
         self.head = head
+        self.ending = ending or Ending()
         self._runner = runner
         self._tokenizer = tokenizer
         self._pre_dropout = pre_dropout
@@ -161,6 +201,11 @@ class BertEncoder:
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """See `Encoder`."""
         return self._tokenizer.tokenize(texts)
+
+    def observe(self) -> list[Observation]:
+        """See `Observable`."""
+        assert (ids := self.tokenize([OBSERVED_TEXT]).ids) is not None
+        return self._runner.observe(self._tokenizer.with_special(ids[0][: self._runner.config.max_positions - 2]))
 
     def encode(
         self, tokens: Tokens, *, keys: NDArray[np.uint64], taps: Sequence[str], pass_: Pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc import masks
+from embedsvc.models.observation import Seen
 from embedsvc.types import DropoutSite, Mode, Pass, Vectors
 
 __all__ = ["Draws", "GraphSite", "Kind"]
@@ -39,6 +40,8 @@ class GraphSite:
         A mask is a uniform draw compared with the rate and used for nothing else.
     dtype : str
         Of the numbers, as numpy names it.
+    seeds : tuple of int
+        Of graph and op, as the exporter baked them in; (0, 0) where it set none.
     """
 
     path: str
@@ -46,6 +49,7 @@ class GraphSite:
     rate: float | None
     kind: Kind
     dtype: str = "float32"
+    seeds: tuple[int, int] = (0, 0)
 
 
 @dataclass(slots=True)
@@ -89,6 +93,8 @@ class Draws:
         self._lock = threading.RLock()
         self._pass = _Pass()
         self._count: Counter[int] = Counter()
+        self._watched: dict[int, NDArray[Any]] | None = None
+        self._ranks: dict[int, int] = {}
         self._node: Any = None
         self._function: Any = None
 
@@ -116,6 +122,15 @@ class Draws:
         """Row count of the last pass begun, and the (site, shape) pairs it asked for: what `settle` wants."""
         return len(self._pass.keys), self._pass.asked
 
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[dict[int, NDArray[Any]]]:
+        """Keep the numbers that each site draws meanwhile, the first time it draws in a pass."""
+        self._watched = {}
+        try:
+            yield self._watched
+        finally:
+            self._watched = None
+
     def settle(self, logs: Sequence[tuple[int, Sequence[tuple[int, tuple[int, ...]]]]]) -> None:
         """Learn from trial passes which sites are live and which have one part for each row.
 
@@ -126,6 +141,7 @@ class Draws:
             for the batch.
         """
         asked = {site for _, log in logs for site, _ in log}
+        self._ranks = {site: len(shape) for _, log in logs for site, shape in log}
         folded = {site for n, log in logs for site, shape in log if not shape or shape[0] != n}
         # A loop may run its iterations at once, so that the order in which they draw is the executor's choice.
         if any(count > 1 for _, log in logs for count in Counter(site for site, _ in log).values()):
@@ -135,17 +151,60 @@ class Draws:
         self._by_row = frozenset(asked - folded)
         self.masks = "positional" if folded or not self.repeatable else "keyed"
 
+    @property
+    def keyed_paths(self) -> frozenset[str]:
+        """Of `dropout_sites`, after `settle`: those whose masks follow the row."""
+        paths = zip((site.path for site in self.dropout_sites()), self.numbers, strict=True)
+        by_row = self._by_row or frozenset()
+        return frozenset(path for path, number in paths if number in by_row and self.repeatable)
+
+    @property
+    def remark(self) -> str:
+        """What the model's own seeds do to whoever calls it without us; "" where it draws nothing by node seeds."""
+        seeds = [self.sites[number].seeds for number in self.numbers]
+        if not seeds:
+            return ""
+        if not any(map(any, seeds)):
+            return (
+                "The graph was exported without a seed: called by itself, it draws anew in every process, and "
+                "tf.random.set_seed changes nothing."
+            )
+        shown = ", ".join(f"{graph}/{op}" for graph, op in seeds[:3]) + (" …" if len(seeds) > 3 else "")
+        return (
+            f"The graph was exported under a seed (graph/op {shown}): called by itself, every load repeats the same "
+            "sequence of masks, and tf.random.set_seed changes nothing."
+        )
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Numbers in the graph of `dropout_sites`, in their order."""
+        return self.live or self._silent()
+
+    def seen(self, drawn: Mapping[int, NDArray[Any]]) -> dict[str, Seen]:
+        """What `watched` caught of one row's pass, by the paths of `dropout_sites`."""
+        how = "numbers that the graph asks for"
+        found = {}
+        for site, number in zip(self.dropout_sites(), self.numbers, strict=True):
+            found[site.path] = Seen(False, None, False, how)
+            if number in drawn:
+                found[site.path] = Seen(True, None, False, how)
+                if self.sites[number].rate is not None and len(drawn[number]) == 1:
+                    mask = (drawn[number] >= self.sites[number].rate).astype(np.float32)
+                    found[site.path] = Seen(bool((mask == 0).any()), *_by_step(mask), how)
+        return found
+
     def dropout_sites(self) -> tuple[DropoutSite, ...]:
         """The live sites in the order of their numbers; where none is live, those that lie silent, with no modes."""
         modes = (Mode.TRAINING,) if self.live else ()
-        numbers: Sequence[int] = self.live or self._silent()
         paths: Counter[str] = Counter()
         found = []
-        for number in numbers:
+        for number in self.numbers:
             site = self.sites[number]
             paths[site.path] += 1
             path = site.path if paths[site.path] == 1 else f"{site.path} ({paths[site.path]})"
-            kind = "unit" if site.rate is not None and site.kind in {"mask", "uniform"} else site.kind
+            kind: str = site.kind
+            if site.rate is not None and site.kind in {"mask", "uniform"}:
+                kind = "attention" if self._ranks.get(number) == 4 else "unit"  # (rows, heads, tokens, tokens)
             found.append(DropoutSite(path, site.rate or 0.0, modes, kind))
         return tuple(found)
 
@@ -174,9 +233,13 @@ class Draws:
         units = int(np.prod(size)) // max(len(keys), 1)
         if site.kind == "mask" and site.rate is not None:
             kept = masks.keep(keys, seed=current.seed, passes=[current.index], site=at, units=units, rate=site.rate)
-            return np.multiply(kept, _KEPT, dtype=np.float32).reshape(size).astype(site.dtype, copy=False)
-        rows = [_numbers(site.kind, current.seed, int(key), at, current.index, units) for key in keys]
-        return np.stack(rows).reshape(size).astype(site.dtype) if rows else np.zeros(size, site.dtype)
+            drawn = np.multiply(kept, _KEPT, dtype=np.float32).reshape(size).astype(site.dtype, copy=False)
+        else:
+            rows = [_numbers(site.kind, current.seed, int(key), at, current.index, units) for key in keys]
+            drawn = np.stack(rows).reshape(size).astype(site.dtype) if rows else np.zeros(size, site.dtype)
+        if self._watched is not None:
+            self._watched.setdefault(number, drawn)
+        return drawn
 
     @property
     def node(self) -> Any:
@@ -192,6 +255,16 @@ class Draws:
             self._function = tf.function(call, input_signature=signature, autograph=False).get_concrete_function()
             [self._node] = [node for node in self._function.graph.as_graph_def().node if node.op == "PyFunc"]
         return self._node
+
+
+def _by_step(mask: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
+    """One row's mask, of shape (1, steps, d) or (1, heads, steps, steps), steps first; and whether there are steps."""
+    if mask.ndim < 3:
+        return mask, False
+    mask = mask[0].swapaxes(0, 1) if mask.ndim == 4 else mask[0]
+    if len(mask) == 1:  # one mask that is broadcast to all steps
+        mask = np.repeat(mask, 2, axis=0)
+    return mask.reshape(len(mask), 1, -1), True
 
 
 def _numbers(kind: Kind, seed: int, key: int, site: int, index: int, units: int) -> Vectors:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from embedsvc import masks
 from embedsvc.errors import ModelFormatError
 from embedsvc.head import Head
+from embedsvc.losses import Ending
 from embedsvc.models.base import LoadOptions
+from embedsvc.models.observation import OBSERVED_TEXT, Observation, Seen, observe
 from embedsvc.types import DropoutSite, Mode, ModelSpec, Pass, Tokens, Vectors
 
 __all__ = ["FakeEncoder", "load"]
@@ -56,6 +58,7 @@ class FakeEncoder:
         self._max_tokens = max_tokens
         self._table = rng.standard_normal((_VOCABULARY, width), dtype=np.float32)
         self._kernel = rng.standard_normal((width, width), dtype=np.float32) / np.float32(np.sqrt(width))
+        self.ending = Ending("linear", n_classes)
         self.head = Head(
             rate,
             rng.standard_normal((width, n_classes), dtype=np.float32),
@@ -92,6 +95,26 @@ class FakeEncoder:
             for text in texts
         )
         return Tokens(tuple(texts), ids, np.array([len(row) for row in ids], dtype=np.int64))
+
+    def observe(self) -> list[Observation]:
+        """See `Observable`."""
+        tokens = self.tokenize([OBSERVED_TEXT])
+        assert tokens.ids is not None
+        keys, n_steps = np.ones(1, dtype=np.uint64), 1 + len(tokens.ids[0])
+        how = "the output beside that of inference"
+        still = self.encode(tokens, keys=keys, taps=["mean"], pass_=Pass())["mean"]
+
+        def run(mode: Mode, number: int) -> dict[str, Seen]:
+            pass_ = Pass(mode, number, 0) if mode.stochastic else Pass()
+            mean = self.encode(tokens, keys=keys, taps=["mean"], pass_=pass_)["mean"]
+            mask = None
+            if mode.stochastic:
+                units = n_steps * self._table.shape[1]
+                kept = masks.keep(keys, seed=0, passes=[number], site=_INNER_SITE, units=units, rate=self._rate)
+                mask = kept.reshape(n_steps, 1, -1).astype(np.float32)
+            return {"embeddings/dropout": Seen(bool((mean != still).any()), mask, True, how)}
+
+        return observe(run)
 
     def encode(
         self, tokens: Tokens, *, keys: NDArray[np.uint64], taps: Sequence[str], pass_: Pass

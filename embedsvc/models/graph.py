@@ -172,6 +172,7 @@ def _rewrite(function: str, nodes: Any, draws: Draws) -> None:
                 rate,
                 "mask" if is_mask else kind,
                 dtypes.as_dtype(float_type).as_numpy_dtype.__name__,
+                (int(node.attr["seed"].i), int(node.attr["seed2"].i)),
             )
         )
         constant = nodes.add(name=f"{node.name}/embedsvc_site", op="Const")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from embedsvc.errors import ModelError
 from embedsvc.head import Head
+from embedsvc.losses import Ending
 from embedsvc.models.keyed import Call, Dense, Trace
 
 __all__ = ["FoundHead", "find_head", "reached"]
@@ -32,6 +33,7 @@ class FoundHead:
     dense: Dense | None
     notes: tuple[str, ...]
     is_pooled: bool
+    ending: Ending
 
     def head(self, rate: float | None) -> Head:
         """In numpy, at the model's own rate or the given one."""
@@ -61,7 +63,11 @@ def find_head(trace: Trace, outputs: Iterable[Any], wanted: str | None = None) -
     """
     outputs = list(outputs)
     graph = outputs[0].graph
-    calls = {call.y.op: call for call in trace.calls if call.kind in {"unit", "feature"} and call.y.graph is graph}
+    calls = {
+        call.y.op: call
+        for call in trace.calls
+        if call.kind in {"unit", "spatial", "attention"} and call.y.graph is graph
+    }
     denses = {dense.y.op: dense for dense in trace.denses if dense.y.graph is graph}
     lasts = [denses[op] for op in _ancestors(outputs, stop=denses) if op in denses]
     if not lasts:
@@ -85,7 +91,7 @@ def find_head(trace: Trace, outputs: Iterable[Any], wanted: str | None = None) -
             raise ModelError(f"no dropout before the last dense layer ({where}) can be the head's", _list(before))
         if len(chosen) > 1:
             raise ModelError("several dropouts may be the head's", _list(before, "Choose with --dropout-layer. "))
-    return _describe(chosen[0], lasts, calls, denses)
+    return _describe(chosen[0], lasts, calls, denses, _ending(outputs, lasts, denses))
 
 
 def reached(tensor: Any) -> set[Any]:
@@ -93,7 +99,9 @@ def reached(tensor: Any) -> set[Any]:
     return set(_ancestors([tensor]))
 
 
-def _describe(call: Call, lasts: list[Dense], calls: dict[Any, Call], denses: dict[Any, Dense]) -> FoundHead:
+def _describe(
+    call: Call, lasts: list[Dense], calls: dict[Any, Call], denses: dict[Any, Dense], ending: Ending
+) -> FoundHead:
     behind = [dense for dense in lasts if _handed_on(dense.x, calls) is call]
     notes: list[str] = []
     dense = behind[0] if len(behind) == 1 else None
@@ -113,7 +121,17 @@ def _describe(call: Call, lasts: list[Dense], calls: dict[Any, Call], denses: di
             notes.append(f"Logits are those before the {activation} of {dense.path}.")
     if call.rate == 0:
         notes.append(f"The head's dropout {call.path} has rate 0: it drops nothing.")
-    return FoundHead(call, dense, tuple(notes), _is_pooler(_handed_on(call.x, denses)))
+    return FoundHead(call, dense, tuple(notes), _is_pooler(_handed_on(call.x, denses)), ending)
+
+
+def _ending(outputs: list[Any], lasts: list[Dense], denses: dict[Any, Dense]) -> Ending:
+    """What the model's last layer gives, and through which activation: its own, or one of a layer behind it."""
+    if len(lasts) != 1:
+        return Ending()
+    activation = getattr(lasts[0].layer.activation, "__name__", "linear")
+    behind = {op.type for op in _ancestors(outputs, stop=denses) if op not in denses}
+    own = [name for name, op_type in (("sigmoid", "Sigmoid"), ("softmax", "Softmax")) if op_type in behind]
+    return Ending(own[0] if own and activation == "linear" else activation, lasts[0].y.shape[-1])
 
 
 def _ancestors(tensors: Iterable[Any], stop: Iterable[Any] = ()) -> list[Any]:

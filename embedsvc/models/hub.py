@@ -20,8 +20,10 @@ from embedsvc.errors import FetchError, ModelFormatError, SettingsError
 from embedsvc.head import Head
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.bert import BertConfig, BertRunner
+from embedsvc.models.draws import Draws
 from embedsvc.models.graph import read_graph
 from embedsvc.models.lift import lift
+from embedsvc.models.observation import OBSERVED_TEXT, Observation
 from embedsvc.models.runner import GraphRunner
 from embedsvc.models.saved import digest_folder, open_saved_model
 from embedsvc.types import ModelSpec, Pass, Tokens, Vectors
@@ -72,6 +74,7 @@ def load_recipe(location: str, options: LoadOptions, *, lifting: bool = True) ->
     return HubEncoder(
         tokenizer,
         lifted or graph,
+        graph.draws,
         Head(_RATE if options.rate is None else options.rate),
         uri=options.name or f"hub:{location}",
         digest=f"{digest_folder(encoder_folder, preprocess_folder)} {'lifted' if lifted else 'graph'}",
@@ -86,6 +89,7 @@ class HubEncoder:
         self,
         tokenizer: HubTokenizer,
         runner: Any,
+        draws: Draws,
         head: Head,
         *,
         uri: str,
@@ -108,6 +112,8 @@ class HubEncoder:
             notes += graph.notes
         if max_tokens is None:
             notes.append(f"The encoder shows no length limit; {_LENGTH_UNKNOWN} tokens are assumed.")
+        self.keyed_sites = draws.keyed_paths
+        self.remarks = (draws.remark,) if draws.remark else ()
         vectors = ("pre_dropout", "post_dropout", *runner.taps)
         self.spec = ModelSpec(
             uri=uri,
@@ -125,6 +131,14 @@ class HubEncoder:
         """See `Encoder`."""
         ids = self._tokenizer(texts)
         return Tokens(tuple(texts), ids, np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids)))
+
+    def observe(self) -> list[Observation]:
+        """See `Observable`."""
+        room = (self.spec.max_tokens or _LENGTH_UNKNOWN) - self._tokenizer.special_tokens
+        observed: list[Observation] = self.runner.observe(
+            self._tokenizer.pack(self._tokenizer([OBSERVED_TEXT])[0][:room])
+        )
+        return observed
 
     def encode(
         self, tokens: Tokens, *, keys: NDArray[np.uint64], taps: Sequence[str], pass_: Pass

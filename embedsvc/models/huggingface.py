@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from embedsvc.errors import ModelFormatError
 from embedsvc.head import Head
+from embedsvc.losses import Ending
 from embedsvc.models import safety
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.bert import BertConfig, BertEncoder, BertRunner, Weights
@@ -61,6 +62,7 @@ def load(location: str, options: LoadOptions) -> BertEncoder:
         uri=options.name or f"hf:{location}",
         pre_dropout="pooled_output" if has_pooler else "cls",
         notes=tuple(notes),
+        ending=_ending(data, head),
     )
 
 
@@ -194,6 +196,15 @@ def _read_head(
     if not isinstance(names, dict) or names.keys() != set(numbers):
         return Head(rate, np.ascontiguousarray(kernel.T), bias)
     return Head(rate, np.ascontiguousarray(kernel.T), bias, tuple(str(names[number]) for number in numbers))
+
+
+def _ending(data: dict[str, Any], head: Head) -> Ending:
+    """What transformers trains such a classifier with: losses of logits, chosen by problem_type."""
+    if head.n_classes is None:
+        return Ending()
+    kind = data.get("problem_type") or ("regression" if head.n_classes == 1 else "single_label_classification")
+    losses = {"single_label_classification": "CrossEntropy", "multi_label_classification": "BCEWithLogits"}
+    return Ending("linear", head.n_classes, losses.get(str(kind), str(kind)), kind in losses)
 
 
 def _check_rate(rate: object, key: str, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Ears in a Keras model: its dropouts, dense layers and generators, Keras 3 and tf_keras alike.
 
 `Instrument` replaces the ``call`` of a freshly loaded model's layers, wherever they sit (inside attention, wrappers,
-sub-models), so that dropouts draw keyed masks. Randomness that Keras keeps for itself (recurrent cells, Gaussian
-dropout) is seeded before each batch instead: it repeats, but follows the place in the batch.
+sub-models), so that dropouts draw keyed masks. Randomness that Keras keeps for itself (Gaussian dropout, cells that
+are not Keras' own) is seeded before each batch instead: it repeats, but follows the place in the batch.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from embedsvc.models.keyed import Call, Dense, Trace, keyed_dropout
+from embedsvc.models.keyed_cells import KeyedCells
+from embedsvc.models.observation import Seen, seen_mask
+from embedsvc.models.watched_cells import run_watched
 
 __all__ = ["Instrument", "walk"]
 
@@ -65,6 +69,7 @@ class Instrument:
         self.notes: list[str] = []
         self._trace: Trace | None = None
         self._generators: list[Any] = []
+        self._of_attention: set[int] = set()
         taken: Counter[str] = Counter()
         for path, layer in list(walk(model)):
             taken[path] += 1
@@ -118,8 +123,14 @@ class Instrument:
 
     def _wrap(self, path: str, layer: Any) -> None:
         kinds = {base.__name__ for base in type(layer).__mro__}
+        # Keras' attention layers hold the dropout of their probabilities under this name.
+        self._of_attention.add(id(getattr(layer, "_dropout_layer", None)))
         if "Dropout" in kinds:
-            self._wrap_dropout(path, layer, "feature" if kinds & _SPATIAL else "unit")
+            kind = "spatial" if kinds & _SPATIAL else "attention" if id(layer) in self._of_attention else "unit"
+            self._wrap_dropout(path, layer, kind)
+            return
+        if "RNN" in kinds:
+            self._wrap_recurrent(path, layer)
             return
         self._take_generator(layer)
         if kinds & _NOISE:
@@ -133,15 +144,6 @@ class Instrument:
             self._wrap_dense(path, layer)
         elif "TimeDistributed" in kinds:
             self._wrap_time_distributed(layer)
-        elif "RNN" in kinds:
-            cells = getattr(layer.cell, "cells", [layer.cell])
-            rates = {
-                f"/{name}" if len(cells) == 1 else f"/{cell.name}/{name}": float(rate)
-                for cell in cells
-                for name in ("dropout", "recurrent_dropout")
-                if (rate := getattr(cell, name, None))
-            }
-            self._wrap_own(path, layer, rates, "recurrent")
 
     def _take_generator(self, layer: Any) -> None:
         """Remember where the layer keeps its randomness, in a form that can be seeded."""
@@ -159,11 +161,15 @@ class Instrument:
         rate = float(layer.rate)
 
         def handler(trace: Trace, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-            x = args[0] if args else kwargs["inputs"]
+            x = _first(args, kwargs)
             live = bool(kwargs.get("training", args[1] if len(args) > 1 else False))
             name = trace.name(path)
+            if trace.own:
+                y = original(*args, **kwargs)
+                trace.seen[name] = _seen(x, y)
+                return y
             noise = layer._get_noise_shape(x) if hasattr(layer, "_get_noise_shape") else layer.noise_shape
-            by_row = noise is None or kind == "feature" or layer.noise_shape[0] is None
+            by_row = noise is None or kind == "spatial" or layer.noise_shape[0] is None
             if live and 0 < rate < 1 and trace.keys is not None and name in trace.numbers:
                 shape = tf.shape(x)
                 if noise is not None and not tf.is_tensor(noise):
@@ -183,12 +189,41 @@ class Instrument:
 
         def handler(trace: Trace, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             live = bool(kwargs.get("training"))
-            if trace.keys is None:
+            if trace.keys is None and not trace.own:
                 kwargs = kwargs | {"training": False}
-            x = args[0] if args else kwargs["inputs"]
+            x = _first(args, kwargs)
             y = original(*args, **kwargs)
+            if trace.own:
+                trace.seen |= {trace.name(path + suffix): replace(_seen(x, y), mask=None) for suffix in rates}
+                return y
             for suffix, rate in rates.items():
                 trace.calls.append(Call(trace.name(path + suffix), layer, float(rate), kind, live, False, x, y))
+            return y
+
+        self._replace(layer, handler)
+
+    def _wrap_recurrent(self, path: str, layer: Any) -> None:
+        cells = KeyedCells(layer, path)
+        if not cells.keyed:
+            self._take_generator(layer)
+
+        def handler(trace: Trace, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+            live = bool(kwargs.get("training"))
+            names = {site: trace.name(site) for site in cells.sites}
+            x = _first(args, kwargs)
+            if trace.own:
+                y, seen = run_watched(layer, lambda: original(*args, **kwargs), x)
+                trace.seen |= {names[path]: seen[site.cell][site.argument] for path, site in cells.sites.items()}
+                return y
+            if trace.keys is None:
+                kwargs = kwargs | {"training": False}
+            if live and trace.keys is not None and cells.keyed:
+                with cells.during(trace, names):
+                    y = original(*args, **kwargs)
+            else:
+                y = original(*args, **kwargs)
+            for path, site in cells.sites.items():
+                trace.calls.append(Call(names[path], layer, site.rate, site.kind, live, cells.keyed, x, y))
             return y
 
         self._replace(layer, handler)
@@ -205,14 +240,14 @@ class Instrument:
     def _wrap_dense(self, path: str, layer: Any) -> None:
         def handler(trace: Trace, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             y = tf.identity(original(*args, **kwargs))
-            trace.denses.append(Dense(trace.name(path), layer, args[0] if args else kwargs["inputs"], y))
+            trace.denses.append(Dense(trace.name(path), layer, _first(args, kwargs), y))
             return y
 
         self._replace(layer, handler)
 
     def _wrap_time_distributed(self, layer: Any) -> None:
         def handler(trace: Trace, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-            x = args[0] if args else kwargs["inputs"]
+            x = _first(args, kwargs)
             if x.shape[1] is not None or not type(layer).__module__.startswith("keras."):
                 return original(*args, **kwargs)
             # Keras 3.15 loops over as many steps as the batch has rows if a graph does not know the steps.
@@ -227,3 +262,22 @@ class Instrument:
             return whole
 
         self._replace(layer, handler)
+
+
+def _first(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """What a layer is called on, under whatever name."""
+    return args[0] if args else kwargs["inputs"] if "inputs" in kwargs else next(iter(kwargs.values()))
+
+
+def _seen(x: Any, y: Any) -> Seen:
+    """What a dropout did to one row, its steps first: (1, steps, d), (1, heads, steps, steps) or folded (steps, d)."""
+    before, after = np.asarray(x), np.asarray(y)
+    mask = seen_mask(before, after)
+    if mask.ndim == 4:
+        mask = mask[0].swapaxes(0, 1)
+    elif mask.ndim > 2:
+        mask = mask[0]
+    steps = mask.ndim > 1 and len(mask) > 1
+    return Seen(
+        bool((before != after).any()), mask.reshape(len(mask), 1, -1), steps, "what goes in beside what comes out"
+    )

@@ -38,7 +38,7 @@ def load(location: str, options: LoadOptions) -> TappedEncoder:
     path = Path(location)
     if not path.is_file():
         raise ModelFormatError(f"keras:{location} is no file", "Give a .keras or .h5 file.")
-    version, config = _read_head(path, trust=options.trust)
+    version, config, loss = _read_head(path, trust=options.trust)
     model = _load(path, version, config, trust=options.trust)
     try:
         reader = _reader(model, path)
@@ -48,13 +48,14 @@ def load(location: str, options: LoadOptions) -> TappedEncoder:
             uri=f"keras:{location}",
             content=hashlib.sha256(path.read_bytes()).hexdigest(),
             options=options,
+            loss=loss,
         )
     except ModelError as error:
         raise type(error)(f"{path}: {error.problem}", error.hint) from error
 
 
-def _read_head(path: Path, *, trust: bool) -> tuple[str, str]:
-    """Version of Keras that wrote the file, and the model's configuration as JSON; the file is checked before."""
+def _read_head(path: Path, *, trust: bool) -> tuple[str, str, object]:
+    """Version of Keras that wrote the file, the model's configuration as JSON, and its loss; checks the file before."""
     from embedsvc.models import safety
 
     if path.suffix == ".keras":
@@ -62,7 +63,8 @@ def _read_head(path: Path, *, trust: bool) -> tuple[str, str]:
         try:
             with zipfile.ZipFile(path) as archive:
                 metadata = json.loads(archive.read("metadata.json"))
-                return str(metadata["keras_version"]), archive.read("config.json").decode()
+                config = archive.read("config.json").decode()
+                return str(metadata["keras_version"]), config, _loss(json.loads(config).get("compile_config"))
         except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
             raise ModelFormatError(
                 f"{path} is no .keras archive: {error}", "A .keras file is a zip made by Keras."
@@ -81,7 +83,12 @@ def _read_head(path: Path, *, trust: bool) -> tuple[str, str]:
             "Save the whole model with model.save(), not save_weights().",
         )
     # Keras 1 wrote no version here, and what it wrote Keras 2 reads.
-    return _text(found.get("keras_version", "2")), _text(found["model_config"])
+    training = json.loads(_text(found["training_config"])) if "training_config" in found else None
+    return _text(found.get("keras_version", "2")), _text(found["model_config"]), _loss(training)
+
+
+def _loss(compiled: object) -> object:
+    return compiled.get("loss") if isinstance(compiled, dict) else None
 
 
 def _text(value: Any) -> str:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from embedsvc import masks
+from embedsvc.models.observation import Seen
 
 __all__ = ["Call", "Dense", "Trace", "keyed_dropout"]
 
@@ -63,6 +64,10 @@ class Trace:
         In the order of execution.
     outputs : dict of str to tensor
         What the watched layers gave.
+    own : bool
+        Let every layer drop as it does by itself, in an eager call on one row, and see what it drops.
+    seen : dict of str to Seen
+        If `own`: what each call dropped, by its path.
     """
 
     keys: Any = None
@@ -71,12 +76,14 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     denses: list[Dense] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
-    _seen: Counter[str] = field(default_factory=Counter)
+    own: bool = False
+    seen: dict[str, Seen] = field(default_factory=dict)
+    _named: Counter[str] = field(default_factory=Counter)
 
     def name(self, path: str) -> str:
         """Path of a call: a layer called again is a site of its own, or its masks would be the same."""
-        self._seen[path] += 1
-        return path if self._seen[path] == 1 else f"{path}#{self._seen[path]}"
+        self._named[path] += 1
+        return path if self._named[path] == 1 else f"{path}#{self._named[path]}"
 
     def call_at(self, path: str) -> Call:
         """The call of that path."""

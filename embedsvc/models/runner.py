@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from embedsvc.errors import ModelFormatError
 from embedsvc.models.draws import Draws
 from embedsvc.models.graph import rewritten
+from embedsvc.models.observation import Observation, Seen, observe
 from embedsvc.models.saved import describe_signatures, open_saved_model
 from embedsvc.types import DropoutSite, Mode, Pass, Vectors
 
@@ -126,6 +127,17 @@ class GraphRunner:
     def sites(self, head_rate: float) -> tuple[DropoutSite, ...]:
         """The head's dropout, and those of the graph."""
         return (DropoutSite("head/dropout", head_rate, (Mode.TRAINING, Mode.HEAD)), *self.draws.dropout_sites())
+
+    def observe(self, ids: NDArray[np.int32]) -> list[Observation]:
+        """See `Observable`; `ids` is one row with special tokens."""
+
+        def run(mode: Mode, number: int) -> dict[str, Seen]:
+            pass_ = Pass(mode, number, 0) if mode.stochastic else Pass()
+            with self.draws.watched() as drawn:
+                self.run([ids], keys=np.ones(1, dtype=np.uint64), taps=self.taps[:1], pass_=pass_)
+            return self.draws.seen(drawn)
+
+        return observe(run)
 
     def run(
         self, ids: Sequence[NDArray[np.int32]], *, keys: NDArray[np.uint64], taps: Sequence[str], pass_: Pass

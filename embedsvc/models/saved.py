@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 from embedsvc.errors import ModelFormatError
 
-__all__ = ["describe_signatures", "digest_folder", "loading_error", "open_saved_model"]
+__all__ = ["compiled_loss", "describe_signatures", "digest_folder", "loading_error", "open_saved_model"]
 
 
 def open_saved_model(folder: Path, *, shown: Path | None = None) -> Any:
@@ -30,6 +31,20 @@ def loading_error(error: Exception, folder: Path, shown: Path) -> ModelFormatErr
         f"{shown}: the SavedModel cannot be loaded ({reason})",
         "A file may be torn or missing, or it needs ops or layers of a package that is not installed.",
     )
+
+
+def compiled_loss(folder: Path) -> object:
+    """What Keras wrote about the loss of the model in a folder that was scanned before; None if it wrote nothing."""
+    from tf_keras.protobuf import saved_metadata_pb2
+
+    path = folder / "keras_metadata.pb"
+    if not path.is_file():
+        return None
+    metadata = saved_metadata_pb2.SavedMetadata()
+    metadata.ParseFromString(path.read_bytes())
+    roots = [node.metadata for node in metadata.nodes if node.node_path == "root"]
+    training = json.loads(roots[0]).get("training_config") if roots else None
+    return training.get("loss") if isinstance(training, dict) else None
 
 
 def digest_folder(*folders: Path) -> str:

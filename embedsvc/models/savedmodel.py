@@ -22,8 +22,9 @@ from embedsvc.models.graph import read_graph, rewritten
 from embedsvc.models.hub import HubTokenizer
 from embedsvc.models.instrument import Instrument, walk
 from embedsvc.models.keyed import Trace
+from embedsvc.models.observation import OBSERVED_TEXT, Observation, Seen, observe
 from embedsvc.models.readers import PackedIds, Strings
-from embedsvc.models.saved import digest_folder, loading_error
+from embedsvc.models.saved import compiled_loss, digest_folder, loading_error
 from embedsvc.models.tapped import Reader, TappedEncoder
 from embedsvc.types import Mode, ModelSpec, Pass, Tokens, Vectors
 
@@ -79,10 +80,16 @@ class SavedModelEncoder:
             instrument=instrument,
             extra=None if encoder is None else _encoder_taps,
             notes=notes,
+            loss=compiled_loss(folder),
         )
         self.head = self._tapped.head
+        self.ending = self._tapped.ending
+        self.keyed_sites = self._tapped.keyed_sites
+        self._draws = draws
+        self._graph_paths: dict[str, str] = {}  # path of a site to that in the graph
         has_graphs = any(_is_opaque(layer) for _, layer in walk(model) if layer is not preprocess)
         self.spec = self._describe(draws) if draws.sites and has_graphs else self._tapped.spec
+        self.remarks = (draws.remark,) if has_graphs and draws.remark else ()
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """See `Encoder`."""
@@ -93,6 +100,22 @@ class SavedModelEncoder:
     ) -> Mapping[str, Vectors]:
         """See `Encoder`."""
         return self._tapped.encode(tokens, keys=keys, taps=taps, pass_=pass_)
+
+    def observe(self) -> list[Observation]:
+        """See `Observable`: of its layers as they are, and of its graphs through the numbers they ask for."""
+        if not self._graph_paths:
+            return self._tapped.observe()
+        tokens, keys = self.tokenize([OBSERVED_TEXT]), np.ones(1, dtype=np.uint64)
+
+        def run(mode: Mode, number: int) -> dict[str, Seen]:
+            with self._draws.watched() as drawn:
+                self.encode(
+                    tokens, keys=keys, taps=["pre_dropout"], pass_=Pass(mode, number, 0) if mode.stochastic else Pass()
+                )
+            seen = self._draws.seen(drawn)
+            return {path: seen[own] for path, own in self._graph_paths.items()}
+
+        return [*self._tapped.observe(), *observe(run)]
 
     def _describe(self, draws: Draws) -> ModelSpec:
         """The spec of the layers, and what two trial passes show of the graphs."""
@@ -117,9 +140,11 @@ class SavedModelEncoder:
         if positional and spec.masks == "keyed":
             notes.append("Some dropouts inside the model's graph follow the row's place in its batch, not the text.")
         taken = {site.path for site in spec.sites}
+        own_sites = draws.dropout_sites()
         graph_sites = tuple(
-            replace(site, path=f"graph/{site.path}") if site.path in taken else site for site in draws.dropout_sites()
+            replace(site, path=f"graph/{site.path}") if site.path in taken else site for site in own_sites
         )
+        self._graph_paths = {site.path: own.path for site, own in zip(graph_sites, own_sites, strict=True)}
         return replace(
             spec,
             sites=spec.sites + graph_sites,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from embedsvc import masks
 from embedsvc.errors import ModelError
 from embedsvc.head import Head
+from embedsvc.losses import Ending, read_loss
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.heads import FoundHead, find_head, reached
 from embedsvc.models.instrument import Instrument
 from embedsvc.models.keyed import Call, Trace
+from embedsvc.models.observation import OBSERVED_TEXT, Observation, Seen, observe
 from embedsvc.types import DropoutSite, Mode, ModelSpec, Pass, Tokens, Vectors
 
 __all__ = ["Reader", "TappedEncoder", "first_line"]
@@ -77,6 +79,8 @@ class TappedEncoder:
         Whether the last dense layer holds weights worth applying.
     notes : sequence of str
         To be shown before those found here.
+    loss : object
+        What Keras wrote about the loss it was compiled with.
 
     Raises
     ------
@@ -96,6 +100,7 @@ class TappedEncoder:
         extra: ExtraTaps | None = None,
         trained_head: bool = True,
         notes: Sequence[str] = (),
+        loss: object = None,
     ) -> None:
         self._model = model
         self._reader = reader
@@ -106,6 +111,8 @@ class TappedEncoder:
         analysis = self._analyse(options.dropout_layer)
         found = analysis.found
         self.head = found.head(options.rate) if trained_head else Head(found.head(options.rate).rate)
+        name, from_logits = read_loss(loss)
+        self.ending = replace(found.ending if trained_head else Ending(), loss=name, from_logits=from_logits)
         self._head_path, self._is_pooled = found.call.path, found.is_pooled
         self._numbers = {call.path: number for number, call in enumerate(analysis.others, start=1)}
         self._inference = self._compile(live=False)
@@ -115,6 +122,8 @@ class TappedEncoder:
         if not keyed:
             which = ", ".join(by_place) or "some layer"
             notes = (*notes, f"Masks of {which} follow the row's place in its batch, not the text.")
+        # Where no site is known to draw by place, but the rows do, any may be the one.
+        self.keyed_sites = frozenset(call.path for call in analysis.live if call.keyed and by_place)
         widths = {tap: int(tensor.shape[-1]) for tap, tensor in self._inference.structured_outputs.items()}
         logits = {} if self.head.n_classes is None else {"logits": self.head.n_classes}
         digest = hashlib.sha256(f"{content} {found.call.path} {self.head.digest()}".encode())
@@ -157,6 +166,19 @@ class TappedEncoder:
                 for tap in taps:
                     vectors[tap][rows] = outputs[tap].numpy()[: len(rows)]
         return vectors
+
+    def observe(self) -> list[Observation]:
+        """See `Observable`: the model called as it is, its layers drawing for themselves."""
+        [(_, arrays)] = self._reader.batches(self._cut(self._reader.tokenize([OBSERVED_TEXT])))
+        tensors = [tf.constant(array, spec.dtype) for array, spec in zip(arrays, self._reader.signature, strict=True)]
+
+        def run(mode: Mode, _: int) -> dict[str, Seen]:
+            with self._lock, self._instrument.trace(Trace(own=True)) as trace:
+                self._model(self._reader.feed(tensors), training=mode is Mode.TRAINING)
+            trace.seen.pop(self._head_path, None)
+            return trace.seen
+
+        return observe(run)
 
     def _run(self, arrays: Sequence[Any], keys: NDArray[np.uint64], pass_: Pass) -> Mapping[str, Any]:
         tensors = [tf.constant(array, spec.dtype) for array, spec in zip(arrays, self._reader.signature, strict=True)]
@@ -217,13 +239,16 @@ class TappedEncoder:
 
         What a layer draws for itself, or does across the batch, shows here and nowhere in its configuration.
         """
-        tokens = self._reader.tokenize(_PROBE)
-        if tokens.ids is not None and self._reader.max_tokens is not None:
-            room = self._reader.max_tokens - self._reader.special_tokens
-            tokens = Tokens(tokens.texts, tuple(ids[:room] for ids in tokens.ids), np.minimum(tokens.counts, room))
+        tokens = self._cut(self._reader.tokenize(_PROBE))
         if self._differs(tokens, Pass()):
             self._reader.alone = True
         return not live or not self._differs(tokens, Pass(Mode.TRAINING, 0, 1))
+
+    def _cut(self, tokens: Tokens) -> Tokens:
+        if tokens.ids is None or self._reader.max_tokens is None:
+            return tokens
+        room = self._reader.max_tokens - self._reader.special_tokens
+        return Tokens(tokens.texts, tuple(ids[:room] for ids in tokens.ids), np.minimum(tokens.counts, room))
 
     def _differs(self, tokens: Tokens, pass_: Pass) -> bool:
         """Whether the second text alone gives another vector than between the others."""

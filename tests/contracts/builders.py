@@ -58,6 +58,18 @@ def strings_model(keras: Any, seed: int, *, length: int | None = None) -> Any:
     return keras.Model(inputs, keras.layers.Dense(3, activation="softmax", bias_initializer="normal")(x))
 
 
+def recurrent_model(keras: Any, seed: int, *layers: Any) -> Any:
+    """Strings in; recurrent layers, their last state the head's input."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((1,), dtype="string")
+    x = keras.layers.TextVectorization(vocabulary=list(WORDS[:13]))(inputs)
+    x = keras.layers.Embedding(20, 8, embeddings_initializer="normal")(x)
+    for layer in layers:
+        x = layer(x)
+    x = keras.layers.Dropout(0.3, name="head_dropout")(x)
+    return keras.Model(inputs, keras.layers.Dense(3, bias_initializer="normal")(x))
+
+
 def bert_model(keras: Any, seed: int, vocabulary_size: int) -> Any:
     """Token ids in; one transformer layer, BERT's pooler and head."""
     keras.utils.set_random_seed(seed)
@@ -87,6 +99,25 @@ def keras3_bert(folder: Path, seed: int) -> Built:
 
     bert_model(keras, seed, len(vocabulary(folder))).save(folder / "model.keras")
     return Built(str(folder / "model.keras"))
+
+
+def keras3_recurrent(folder: Path, seed: int) -> Built:
+    import keras
+
+    both = keras.layers.LSTM(8, dropout=0.2, recurrent_dropout=0.3)
+    model = recurrent_model(keras, seed, keras.layers.Bidirectional(both, name="both"))
+    model.save(folder / "model.keras")
+    return Built(f"keras:{folder / 'model.keras'}", plain=_plain(keras, model))
+
+
+def keras2_recurrent(folder: Path, seed: int) -> Built:
+    import tf_keras
+
+    first = tf_keras.layers.SimpleRNN(8, dropout=0.2, recurrent_dropout=0.3, return_sequences=True, name="first")
+    # Without recurrent dropout: the layer that tf_keras would run on a fused kernel.
+    model = recurrent_model(tf_keras, seed, first, tf_keras.layers.GRU(16, dropout=0.2, name="last"))
+    model.save(folder / "model.keras")
+    return Built(f"keras:{folder / 'model.keras'}", plain=_plain(tf_keras, model))
 
 
 def keras2_strings(folder: Path, seed: int) -> Built:
@@ -203,7 +234,9 @@ ENCODERS: dict[str, Callable[[Path, int], Built]] = {
     "fake": fake,
     "keras3 strings": keras3_strings,
     "keras3 bert": keras3_bert,
+    "keras3 recurrent": keras3_recurrent,
     "keras2 strings": keras2_strings,
+    "keras2 recurrent": keras2_recurrent,
     "keras2 bert h5": keras2_bert_h5,
     "kerashub": kerashub_bert,
     "hub": hub_standard,

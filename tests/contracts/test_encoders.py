@@ -8,6 +8,7 @@ import pytest
 
 from embedsvc import masks
 from embedsvc.errors import UnknownTapError
+from embedsvc.inspection import inspect
 from embedsvc.models.base import HEAD_TAPS, Encoder, forward
 from embedsvc.models.load import load_model
 from embedsvc.types import Forward, Mode, ModelSpec, Pass, Text, Vectors
@@ -247,6 +248,20 @@ def test_the_spec_describes_the_model(encoder: Encoder) -> None:
     assert len(spec.digest) == 64
     assert int(spec.digest, 16)
     assert all(tap in spec.taps for tap in ("pre_dropout", *HEAD_TAPS[:1]))
+
+
+def test_what_is_seen_is_what_the_spec_declares(encoder: Encoder) -> None:
+    found = inspect(encoder)
+    assert [(site.path, site.kind, site.rate) for site in found.sites] == [
+        (site.path, site.kind, site.rate) for site in encoder.spec.sites
+    ]
+    for site, declared in zip(found.sites, encoder.spec.sites, strict=True):
+        assert site.seen, "every loader of ours can be watched"
+        assert site.modes == declared.modes
+        if site.dropped is not None:
+            assert 0 < site.dropped < min(1.0, 3 * site.rate)
+    assert found.sites[0].masks == "keyed"
+    assert all(site.masks == "keyed" for site in found.sites) == (encoder.spec.masks == "keyed")
 
 
 def test_the_digest_names_the_weights(encoder: Encoder, built: Built, build: Callable[[int], Built]) -> None:

@@ -202,7 +202,7 @@ def test_spatial_dropout_drops_whole_features(k, load):
     inputs, x = words(k)
     x = k.layers.SpatialDropout1D(0.5)(x)
     encoder = load(classify(k, inputs, k.layers.GlobalAveragePooling1D()(x)))
-    assert encoder.spec.sites[1].kind == "feature"
+    assert encoder.spec.sites[1].kind == "spatial"
     assert encoder.spec.masks == "keyed"
     # Three tokens, one mask: a feature is gone from their mean, or whole.
     still, live = run(encoder)[1], run(encoder, pass_=TRAINING)[1]
@@ -217,24 +217,6 @@ def test_time_distributed_dropout_draws_for_every_step(k, load):
     still, live = run(encoder)[3], run(encoder, pass_=TRAINING)[3]
     assert len(set(np.round(live / still, 4))) > 2
     np.testing.assert_allclose(run(encoder, texts=["the film film"] * 2), run(encoder, texts=["the film film"])[[0, 0]])
-
-
-def test_recurrent_dropouts_follow_the_place_in_the_batch_but_repeat(k, load):
-    inputs, x = words(k)
-    x = k.layers.Bidirectional(k.layers.LSTM(4, dropout=0.3, recurrent_dropout=0.2), name="both")(x)
-    encoder = load(classify(k, inputs, x))
-    assert encoder.spec.masks == "positional"
-    assert any("both/forward_lstm/dropout" in note and "place in its batch" in note for note in encoder.spec.notes)
-    assert (
-        sorted((site.rate, site.kind) for site in encoder.spec.sites[1:])
-        == [(0.2, "recurrent")] * 2 + [(0.3, "recurrent")] * 2
-    )
-    live = run(encoder, pass_=TRAINING)
-    run(encoder, pass_=Pass(Mode.TRAINING, 4, 4))
-    assert live.tobytes() == run(encoder, pass_=TRAINING).tobytes()
-    for other in (Pass(Mode.TRAINING, 1, 7), Pass(Mode.TRAINING, 0, 8)):
-        assert not np.allclose(live, run(encoder, pass_=other))
-    assert not np.allclose(live, run(encoder))
 
 
 def test_gaussian_dropout_and_a_mask_shared_by_the_batch_are_positional(k, load):

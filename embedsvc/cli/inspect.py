@@ -1,0 +1,89 @@
+"""``embedsvc inspect``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from embedsvc.inspection import InspectedSite, Inspection
+
+__all__ = ["inspect"]
+
+
+@click.command(epilog="Example:  embedsvc inspect keras:model.keras")
+@click.argument("model")
+@click.option("--preprocess", metavar="HANDLE", help="Text preprocessing model, for hub:.")
+@click.option("--dropout-layer", metavar="NAME", help="Name or path of the head's dropout, where several qualify.")
+@click.option("--trust-model", is_flag=True, help="Load the model although it could run code or touch files.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(model: str, *, preprocess: str | None, dropout_layer: str | None, trust_model: bool, as_json: bool) -> None:
+    """Show a model's taps and every dropout in it, and whether its loss fits its head.
+
+    The model runs a few words: in which modes a dropout is live, what it drops, and whether every time step gets the
+    same mask are seen, not only read from the configuration.
+    """
+    from embedsvc.inspection import inspect
+    from embedsvc.models.base import LoadOptions
+
+    options = LoadOptions(trust=trust_model, preprocess=preprocess, dropout_layer=dropout_layer)
+    found = inspect(model, options)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _print(found)
+
+
+def _print(found: Inspection) -> None:
+    from embedsvc.cli.tables import print_pairs, print_table
+
+    spec, ending = found.spec, found.ending
+    layers = [tap for tap in spec.taps if tap.startswith("layer.")]
+    taps = [f"{tap} {width}" for tap, width in spec.taps.items() if tap not in layers]
+    if layers:
+        span = layers[0] if len(layers) == 1 else f"{layers[0]} … {layers[-1]}"
+        taps.append(f"{span} {spec.taps[layers[0]]}")
+    head = "no trained classifier" if ending.activation is None else f"{ending.units} units, {ending.activation}"
+    loss = "none in the file"
+    if ending.loss is not None:
+        loss = f"{ending.loss} of {'logits' if ending.from_logits else 'probabilities'}"
+    print_pairs(
+        [
+            ("model", f"{spec.uri} ({spec.digest[:12]})"),
+            ("taps", ", ".join(taps)),
+            ("reads", "texts of any length" if spec.max_tokens is None else f"up to {spec.max_tokens:,} tokens"),
+            ("masks", spec.masks),
+            ("head", head),
+            ("loss", loss),
+            ("fits", {True: "yes", False: "NO", None: "cannot say"}[found.fit.fits] + f": {found.fit.what}"),
+            *([("fix" if found.fit.fits is False else "advice", found.fit.fix)] if found.fit.fix else []),
+        ]
+    )
+    click.echo("\nDropouts (the head's first)")
+    print_table(
+        ("path", "kind", "rate", "live in", "dropped", "same mask at every step", "masks", "seen by"),
+        [
+            (
+                site.path,
+                site.kind,
+                f"{site.rate:g}",
+                ", ".join(site.modes) or "no mode",
+                "-" if site.dropped is None else f"{site.dropped:.2f}",
+                _shared(site),
+                site.masks,
+                site.seen or "its declaration only",
+            )
+            for site in found.sites
+        ],
+    )
+    for note in found.notes:
+        click.echo(f"\nNote: {note}")
+
+
+def _shared(site: InspectedSite) -> str:
+    if site.shared is None:
+        return "-"
+    gates = f", one a gate ({site.gates})" if site.gates > 1 else ""
+    return f"{'yes' if site.shared else 'no'}{gates}"
