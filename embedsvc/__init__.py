@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from embedsvc.reporting.report import report
     from embedsvc.retrieval import neighbors
     from embedsvc.texts import ReadOptions
+    from embedsvc.training.run import train
     from embedsvc.types import Block, Forward, Mode, ModelSpec, Pass, Text, Variant
     from embedsvc.uncertainty import stability
 
@@ -62,6 +63,7 @@ _PUBLIC = {
     "project": "projection",
     "report": "reporting.report",
     "stability": "uncertainty",
+    "train": "training.run",
 }
 
 __all__ = [
@@ -94,6 +96,7 @@ __all__ = [
     "project",
     "report",
     "stability",
+    "train",
 ]
 
 

@@ -22,7 +22,7 @@ LAYERS = {
     "reports": {"reporting", "exporting"},
     "verbs": {
         *("extraction", "comparison", "clustering", "probing", "projection", "uncertainty", "retrieval"),
-        "inspection",
+        *("inspection", "training"),
     },
     "what verbs work with": {
         *("models", "texts", "batching", "catalog", "head"),

@@ -38,6 +38,7 @@ PROMISED = [
     "project",
     "report",
     "stability",
+    "train",
 ]
 
 

@@ -17,7 +17,7 @@ __all__ = ["cli", "main", "show_error"]
 
 # In the order of --help. Each lives in the module of its name.
 _COMMANDS = (
-    *("extract", "show"),
+    *("extract", "show", "train"),
     *("compare", "cluster", "project", "stability", "probe", "neighbors"),
     *("report", "export", "models", "inspect", "doctor"),
     *("run", "jobs"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -35,6 +36,8 @@ class LoadOptions:
         Handle or folder of the text preprocessing model, for ``hub:``.
     name : str or None
         The catalogue name it was asked for by; becomes the uri of its spec.
+    head_file : Path or None
+        A trained pooler and classifier to put onto the encoder, for named models that have one.
     """
 
     trust: bool = False
@@ -42,6 +45,7 @@ class LoadOptions:
     dropout_layer: str | None = None
     preprocess: str | None = None
     name: str | None = None
+    head_file: Path | None = None
 
 
 class Encoder(Protocol):

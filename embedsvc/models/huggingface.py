@@ -5,6 +5,9 @@ BertModel, BertForSequenceClassification and sentence-transformers BERT: all run
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,51 @@ from embedsvc.models import safety
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.bert import BertConfig, BertEncoder, BertRunner, Weights
 from embedsvc.models.safety.hugging_face import read_json
-from embedsvc.models.wordpiece import load_tokenizer
+from embedsvc.models.wordpiece import WordPiece, load_tokenizer
 
-__all__ = ["load", "read_config", "read_weights"]
+__all__ = [
+    "HEAD_TENSORS",
+    "Folder",
+    "encoder_of",
+    "load",
+    "read_config",
+    "read_folder",
+    "read_head",
+    "read_weights",
+    "write_head",
+]
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 _DEFAULT_RATE = 0.1
+
+HEAD_TENSORS = ("classifier.weight", "classifier.bias")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folder:
+    """What a Hugging Face BERT folder holds.
+
+    Attributes
+    ----------
+    path : Path
+    data : mapping
+        Of config.json.
+    config : BertConfig
+    tensors : mapping of str to ndarray
+        Under Hugging Face's names.
+    weights : Weights
+        The encoder's, as `BertRunner` takes them.
+    tokenizer : WordPiece
+    notes : tuple of str
+    """
+
+    path: Path
+    data: dict[str, Any]
+    config: BertConfig
+    tensors: dict[str, NDArray[np.float32]]
+    weights: Weights
+    tokenizer: WordPiece
+    notes: tuple[str, ...]
 
 
 def load(location: str, options: LoadOptions) -> BertEncoder:
@@ -38,31 +80,49 @@ def load(location: str, options: LoadOptions) -> BertEncoder:
     ModelFormatError
         If the folder is no BERT, is torn, or holds pickled weights only.
     """
-    folder = Path(location)
-    notes = list(safety.check_hugging_face_folder(folder))
-    data = read_json(folder / "config.json")
-    config = read_config(data, folder)
-    tensors = _read_tensors(folder)
-    weights = read_weights(tensors, config, folder)
-    tokenizer = load_tokenizer(folder)
+    return encoder_of(read_folder(Path(location), options.head_file), options)
+
+
+def read_folder(path: Path, head_file: Path | None = None) -> Folder:
+    """The files of a folder; `head_file` is a safetensors file with another pooler and classifier (`write_head`).
+
+    Raises
+    ------
+    ModelFormatError
+        See `load`.
+    """
+    notes = safety.check_hugging_face_folder(path)
+    data = read_json(path / "config.json")
+    tensors = _read_tensors(path)
+    if head_file is not None:
+        settings, found = read_head(head_file)
+        data |= settings
+        tensors |= {(name if name in HEAD_TENSORS else _prefix(tensors) + name): found[name] for name in found}
+    config = read_config(data, path)
+    weights = read_weights(tensors, config, path)
+    tokenizer = load_tokenizer(path)
     if tokenizer.size > len(weights["word"]):
         raise ModelFormatError(
-            f"{folder}: the vocabulary has ids up to {tokenizer.size - 1}, but there are {len(weights['word'])} word "
+            f"{path}: the vocabulary has ids up to {tokenizer.size - 1}, but there are {len(weights['word'])} word "
             "embeddings",
             "The vocabulary belongs to another model.",
         )
-    has_pooler = "pooler.kernel" in weights
-    head = _read_head(data, tensors, config, options, folder, has_pooler=has_pooler)
-    if head.kernel is None:
-        notes.append(_untrained_note(tensors, has_pooler))
+    return Folder(path, data, config, tensors, weights, tokenizer, tuple(notes))
+
+
+def encoder_of(folder: Folder, options: LoadOptions) -> BertEncoder:
+    """The encoder that runs what was read."""
+    has_pooler = "pooler.kernel" in folder.weights
+    head = _read_head(folder.data, folder.tensors, folder.config, options, folder.path, has_pooler=has_pooler)
+    notes = folder.notes if head.kernel is not None else (*folder.notes, _untrained_note(folder.tensors, has_pooler))
     return BertEncoder(
-        BertRunner(config, weights),
-        tokenizer,
+        BertRunner(folder.config, folder.weights),
+        folder.tokenizer,
         head,
-        uri=options.name or f"hf:{location}",
+        uri=options.name or f"hf:{folder.path}",
         pre_dropout="pooled_output" if has_pooler else "cls",
-        notes=tuple(notes),
-        ending=_ending(data, head),
+        notes=notes,
+        ending=_ending(folder.data, head),
     )
 
 
@@ -117,8 +177,7 @@ def read_weights(tensors: dict[str, NDArray[np.float32]], config: BertConfig, fo
     ModelFormatError
         If a tensor is missing or of another shape than the config says.
     """
-    # A classifier keeps its encoder under "bert.", a bare BertModel at the top.
-    prefix = "bert." if "bert.embeddings.word_embeddings.weight" in tensors else ""
+    prefix = _prefix(tensors)
     d, f = config.width, config.intermediate
 
     def tensor(name: str, *shape: int | None) -> NDArray[np.float32]:
@@ -165,6 +224,28 @@ def read_weights(tensors: dict[str, NDArray[np.float32]], config: BertConfig, fo
     if prefix + "pooler.dense.weight" in tensors:
         weights |= dense("pooler", "pooler.dense", d, d)
     return weights
+
+
+def _prefix(tensors: Mapping[str, object]) -> str:
+    """A classifier keeps its encoder under "bert.", a bare BertModel at the top."""
+    return "bert." if "bert.embeddings.word_embeddings.weight" in tensors else ""
+
+
+def write_head(path: Path, tensors: Mapping[str, NDArray[np.float32]], settings: Mapping[str, Any]) -> None:
+    """Pooler and classifier alone, under Hugging Face's names, with the keys of config.json that go with them."""
+    from safetensors.numpy import save_file
+
+    plain = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
+    save_file(plain, path, {"format": "pt", "config": json.dumps(settings)})
+
+
+def read_head(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """Settings and tensors that `write_head` wrote."""
+    from safetensors import safe_open
+
+    tensors = _read_file(path)
+    with safe_open(str(path), framework="np") as file:
+        return json.loads(file.metadata()["config"]), tensors
 
 
 def _read_head(

@@ -194,7 +194,10 @@ def _role(name: str) -> str:
 
 def _positions(layer: Any) -> int | None:
     """How many positions a layer knows, if it embeds positions."""
-    if "Position" not in type(layer).__name__:
+    kind = type(layer).__name__
+    if kind == "Embedding" and "position" in layer.name:
+        return int(layer.input_dim)
+    if "Position" not in kind:
         return None
     size = getattr(layer, "sequence_length", None) or getattr(layer, "max_length", None)
     return size if isinstance(size, int) else None

@@ -65,6 +65,24 @@ class WordPiece:
         ids = self.encode_batch(texts)
         return Tokens(tuple(texts), ids, np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids)))
 
+    def words(self) -> list[str]:
+        """The vocabulary, by id; an id that nothing has is an empty string."""
+        words = [""] * self.size
+        for word, number in self._tokenizer.get_vocab().items():
+            words[number] = word
+        return words
+
+    def special_words(self) -> list[str]:
+        """Words that are one token wherever a text spells them out, longest first: [CLS] and its like."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return sorted((token.content for token in added if not token.normalized), key=lambda word: (-len(word), word))
+
+    def words_of(self, text: str) -> list[str]:
+        """The words that are looked up in the vocabulary: the text normalised and split, before it is cut to pieces."""
+        normalizer = self._tokenizer.normalizer
+        plain = text if normalizer is None else normalizer.normalize_str(text)
+        return [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(plain)]
+
     def with_special(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """[CLS] ids [SEP]."""
         packed = np.empty(len(ids) + 2, dtype=np.int32)
