@@ -39,7 +39,7 @@ _NORMAL = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Mean and the interval that holds 95 % of the draws."""
+    """Mean and the interval that holds 95 % of the draws that have a value."""
 
     mean: float
     low: float
@@ -47,7 +47,8 @@ class Range:
 
     @classmethod
     def of(cls, draws: NDArray[np.floating]) -> Range:
-        """Of draws, shape (n,)."""
+        """Of draws, shape (n,), NaN where a draw has no value."""
+        draws = draws[~np.isnan(draws)]
         low, high = np.percentile(draws, _LEVELS)
         return cls(float(np.mean(draws)), float(low), float(high))
 
@@ -92,11 +93,14 @@ def permute_cka(k: Floats, l: Floats, draws: int, rng: np.random.Generator) -> F
 
 
 def bootstrap_cka(k: Floats, l: Floats, weights: Floats) -> Floats:  # noqa: E741 - as above
-    """Debiased CKA of resampled texts, shape (draws,).
+    """Debiased CKA of resampled texts, shape (draws,); NaN where a draw of few texts holds nothing but copies of one.
 
     The centring is not redone for each draw: rows of K and L sum to zero, so that its error is of second order.
     """
-    return np.asarray(_weighted(k * l, weights) / np.sqrt(_weighted(k * k, weights) * _weighted(l * l, weights)))
+    squares = _weighted(k * k, weights) * _weighted(l * l, weights)
+    found = np.full(len(weights), np.nan)
+    np.divide(_weighted(k * l, weights), np.sqrt(squares), out=found, where=squares > 0)
+    return found
 
 
 def rank_square(ranks: Floats, m: int) -> Floats:

@@ -119,3 +119,11 @@ def test_a_range_moves_and_scales():
 def test_equal_distances_have_no_order():
     with pytest.raises(DegenerateInputError, match="all distances between texts are equal"):
         resampling.bootstrap_spearman([pdist(X), np.ones(M * (M - 1) // 2)], M, np.ones((1, M)))
+
+
+def test_a_draw_of_nothing_but_copies_of_one_text_has_no_value_and_is_left_out():
+    rng = np.random.default_rng(0)
+    k, l = (resampling.u_centred(rng.standard_normal((4, 3))) for _ in range(2))  # noqa: E741 - as in the module
+    drawn = resampling.bootstrap_cka(k, l, np.array([[4.0, 0, 0, 0], [1, 1, 1, 1], [2, 1, 1, 0]]))
+    assert np.isnan(drawn).tolist() == [True, False, False]
+    assert resampling.Range.of(drawn).mean == pytest.approx(drawn[1:].mean())

@@ -10,7 +10,7 @@ from embedsvc.clusters import Clustering
 from embedsvc.comparison import Comparison
 from embedsvc.probing import Probe
 from embedsvc.projection import Projection
-from embedsvc.reporting.verdict import Beside, Clusters, Evidence, Map, Reading
+from embedsvc.reporting.findings import Beside, Clusters, Evidence, Map, Reading
 from embedsvc.types import Mode, Variant
 from embedsvc.variability import Stability
 from embedsvc.variants import space

@@ -19,8 +19,9 @@ from embedsvc.knn import Graphs, NeighborGraph, check_vectors
 from embedsvc.probing import Probe, probe
 from embedsvc.projection import Projection, project
 from embedsvc.reporting.evidence import gather, overlaps
+from embedsvc.reporting.findings import Beside, Evidence, Verdict
 from embedsvc.reporting.topics import topics
-from embedsvc.reporting.verdict import Beside, Evidence, Verdict, verdict
+from embedsvc.reporting.verdict import verdict
 from embedsvc.results import Columns, Result
 from embedsvc.types import Mode, Variant, check_seed
 from embedsvc.uncertainty import stability
@@ -204,7 +205,7 @@ def report(
     seed : int
         Of everything that is drawn, but the masks of the set.
     k : int
-        Neighbours compared; fewer where there are not so many other texts.
+        Neighbours compared; at most a fifth of the texts.
     passes : int
         Head passes drawn for dropout variability.
     clusters : int or "auto"
@@ -234,7 +235,7 @@ def report(
     names = names if variants is not None else names[:_MOST_VARIANTS]
     for name in names:
         check_vectors(embeddings[name], name)
-    k = min(k, max(1, (n - 1) // 2))
+    k = min(k, max(1, n // 5))  # chance alone would give 20 % of them
     ks = tuple(sorted({k, *(each for each in _KS if k < each < n / 2)}))
     work = _Work(embeddings, names, seed, told)
     graphs = work.graphs(min(max(*ks, _MAP_NEIGHBORS - 1), n - 1))

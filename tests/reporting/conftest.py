@@ -22,11 +22,11 @@ HOSTILE = (
 )
 
 
-def build(folder: Path, n: int = 150, *, labels: bool = True, training: int = 2) -> EmbeddingSet:
+def build(folder: Path, n: int = 150, *, labels: bool = True, training: int = 2, noise: float = 0.6) -> EmbeddingSet:
     """Four groups of texts, passes that add noise of the encoder, and a few texts that are code."""
     pre, which = blobs(n, apart=9.0)
     rng = np.random.default_rng(1)
-    noisy = [(pre + rng.normal(0, 0.6, pre.shape)).astype(np.float32) for _ in range(training)]
+    noisy = [(pre + rng.normal(0, noise, pre.shape)).astype(np.float32) for _ in range(training)]
     ids = [f"t{row}" for row in range(n)]
     encoder = FakeEncoder(width=pre.shape[1], rate=0.1)
     vectors = {"pre_dropout.inference": pre}

@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from embedsvc.reporting.verdict import Beside, Clusters, Effect, Evidence, Map, Reading, verdict
+from embedsvc.reporting.findings import Beside, Clusters, Effect, Evidence, Map, Reading
+from embedsvc.reporting.verdict import verdict
 
 REFERENCE = "pre_dropout.inference"
 HEAD = Beside("post_dropout.head.0", 0.72, 0.70, 0.74, expected=0.71, chance=0.04, encoder=False)
@@ -45,7 +46,7 @@ def test_a_mask_that_changes_nothing_hardly_matters():
 def test_what_the_mask_explains_is_called_the_mask():
     text = said(EVIDENCE, "similarity")
     assert "keeps 72% (70% to 74%) of the 10 nearest neighbours, where the mask alone predicts 71%" in text
-    assert "that is the mask, and nothing else" in text
+    assert "the mask explains it, and nothing else shows" in text
 
 
 def test_what_goes_beyond_the_mask_is_the_encoders():
@@ -92,11 +93,11 @@ def test_no_mask_between_two_encoder_passes_blames_the_encoder():
 
 
 def test_too_few_texts_for_their_neighbours_answer_nothing():
-    evidence = replace(EVIDENCE, n=20)
+    evidence = replace(EVIDENCE, n=9)
     found = finding(evidence, "similarity")
     assert found.take is None
     assert found.effect is Effect.UNKNOWN
-    assert "20 texts are too few" in found.sentences[0]
+    assert "9 texts are too few" in found.sentences[0]
 
 
 def test_few_texts_make_the_verdict_a_hint():
@@ -139,6 +140,13 @@ def test_an_agreement_of_clusters_is_read_beside_starts_mask_and_chance(agreemen
     assert finding(evidence, "clustering").sentences[1].startswith(words)
 
 
+def test_clusters_that_starts_of_the_method_move_as_far_say_nothing_of_dropout():
+    evidence = replace(EVIDENCE, clusters=Clusters("kmeans", 0.9, (0.9, 0.7), [replace(SAME, observed=0.75)]))
+    assert finding(evidence, "clustering").effect is Effect.UNKNOWN
+    further = replace(EVIDENCE, clusters=Clusters("kmeans", 0.9, (0.9, 0.7), [replace(SAME, observed=0.6)]))
+    assert finding(further, "clustering").effect is Effect.LARGE
+
+
 @pytest.mark.parametrize(
     ("stability", "restarts"), [(0.5, (1.0, 1.0)), (0.9, (0.4, 0.2)), (0.5, None), (None, (0.3, 0.3))]
 )
@@ -158,6 +166,14 @@ def test_a_map_counts_what_moves_beyond_the_five_in_a_hundred_of_its_control():
     assert finding(replace(EVIDENCE, maps=[still]), "visualisation").effect is Effect.NONE
 
 
+def test_a_few_texts_that_moved_by_chance_are_no_effect():
+    shown = Map("UMAP", REFERENCE, 0.9, {"post_dropout.training.0": 0.09}, "texts that had not changed")
+    assert finding(replace(EVIDENCE, n=100, maps=[shown]), "visualisation").effect is Effect.NONE
+    found = finding(replace(EVIDENCE, n=10_000, maps=[shown]), "visualisation")
+    assert found.effect is Effect.SMALL
+    assert "without a difference 5% to 5% would" in found.sentences[1]
+
+
 def test_a_map_that_is_not_trustworthy_says_so():
     shown = Map("UMAP", REFERENCE, 0.7, {}, "texts that had not changed")
     assert "trustworthiness 0.70" in said(replace(EVIDENCE, maps=[shown]), "visualisation")
@@ -167,14 +183,23 @@ BASE = reading(REFERENCE, 0.0, 0.0, 0.0)
 
 
 def test_intervals_that_hold_zero_make_no_difference():
-    other = reading("post_dropout.training.0", -0.02, -0.05, 0.01)
-    crossed = reading(REFERENCE, -0.01, -0.03, 0.01, tested="post_dropout.training.0")
+    other = reading("post_dropout.training.0", -0.01, -0.02, 0.01)
+    crossed = reading(REFERENCE, -0.01, -0.02, 0.01, tested="post_dropout.training.0")
     evidence = replace(EVIDENCE, readings=[BASE, other, crossed], majority=0.3, classifier="a model")
     found = finding(evidence, "classification")
     assert found.take == REFERENCE
     assert found.effect is Effect.NONE
     assert "no measurable difference" in found.sentences[1]
-    assert "post_dropout.training.0 (-2)" in found.sentences[1]
+    assert "post_dropout.training.0 (-1)" in found.sentences[1]
+
+
+def test_a_difference_that_so_few_labels_could_hide_is_unsettled_not_none():
+    other = reading("post_dropout.training.0", -0.01, -0.08, 0.06)
+    evidence = replace(EVIDENCE, readings=[BASE, other], majority=0.3, classifier="a model")
+    found = finding(evidence, "classification")
+    assert found.take == REFERENCE
+    assert found.effect is Effect.UNKNOWN
+    assert "So few labels could hide a difference of up to 8 points." in found.sentences
 
 
 def test_a_measurably_worse_variant_is_told_with_its_interval():
@@ -205,6 +230,43 @@ def test_neighbours_that_share_labels_decide_which_tap_searches_best():
     assert finding(evidence, "similarity").take == "mean.inference"
     unsure = replace(EVIDENCE, near=[BASE, reading("mean.inference", 0.24, -0.15, 0.6)])
     assert finding(unsure, "similarity").take == REFERENCE
+
+
+def test_the_headline_names_the_largest_effect_and_what_the_mask_makes_of_it():
+    found = verdict(replace(EVIDENCE, overlaps=[HEAD, TRAINING])).headline
+    assert found == (
+        f"Take {REFERENCE}. What dropout changes is large for similarity: post_dropout.training.0 loses 52% of the 10 "
+        "nearest neighbours, where the head's mask alone would lose 30%."
+    )
+    labelled = replace(
+        EVIDENCE,
+        overlaps=[replace(HEAD, observed=0.99, low=0.98, high=1.0, expected=0.99)],
+        readings=[BASE, reading("post_dropout.training.0", -0.2, -0.3, -0.1)],
+        majority=0.3,
+    )
+    assert verdict(labelled).headline.endswith("What dropout changes is moderate for classification.")
+
+
+def test_what_is_doubtful_is_named_in_the_headline():
+    evidence = replace(EVIDENCE, clusters=Clusters("kmeans", 0.5, None, [SAME]), absent={"visualisation": "no map"})
+    evidence = replace(evidence, readings=[BASE], majority=0.3)
+    assert verdict(evidence).headline.startswith(
+        f"Take {REFERENCE} for similarity and classification. Nothing is recommended for clustering. "
+        "What dropout changes is moderate"
+    )
+
+
+def test_hardly_matters_is_said_only_of_what_was_measured():
+    kept = replace(HEAD, observed=0.99, low=0.985, high=0.995, expected=0.99)
+    wide = reading("post_dropout.training.0", -0.01, -0.08, 0.06)
+    evidence = replace(EVIDENCE, overlaps=[kept], readings=[BASE, wide], majority=0.3)
+    assert "it changes nothing by more than two points in similarity." in verdict(evidence).headline
+
+
+def test_sets_of_two_models_are_told_from_dropout():
+    other = Beside("other:pre_dropout.inference", 0.4, 0.38, 0.42, expected=None, chance=0.04, encoder=False)
+    text = said(replace(EVIDENCE, overlaps=[other]), "similarity")
+    assert "keeps 40% (38% to 42%) of the 10 nearest neighbours: it is another model" in text
 
 
 def test_the_verdict_is_json():
