@@ -137,7 +137,7 @@ class BertRunner:
         """
         lengths, keys = np.array([len(ids)], dtype=np.int32), np.ones(1, dtype=np.uint64)
         graph = _compile(self.config, self._weights, ("mean",), True)
-        inputs = _pack([ids], lengths)
+        inputs = pack([ids], lengths)
         names = [site.path for site in self.config.sites(0.0)[1:]]
         how = "the output under this site's mask alone"
 
