@@ -24,6 +24,7 @@ LOADERS: Registry[Loader] = Registry(
         "hub": "embedsvc.models.hub:load",
         "keras": "embedsvc.models.keras:load",
         "kerashub": "embedsvc.models.kerashub:load",
+        "recurrent": "embedsvc.models.recurrent.encoder:load",
         "savedmodel": "embedsvc.models.savedmodel:load",
     },
 )
@@ -34,6 +35,7 @@ SCHEMES = {
     "savedmodel": "a whole classifier saved by tf.keras as a SavedModel folder",
     "keras": "a .keras or .h5 file of Keras 3 or Keras 2",
     "kerashub": "a keras-hub preset: a folder or a handle (extra: kerashub)",
+    "recurrent": "a recurrent classifier's folder; FOLDER#gal=0.25 takes another dropout policy",
     "fake": "a small numpy encoder for trials: fake:WIDTH",
 }
 
@@ -110,6 +112,8 @@ def recognise(path: Path) -> str:
     # keras-hub presets have a config.json as well; task.json and metadata.json are theirs alone.
     if "metadata.json" in found and found & {"task.json", "model.weights.h5"}:
         return "kerashub"
+    if {"config.json", "vocab.txt"} <= found and _is_recurrent(path):
+        return "recurrent"
     if "config.json" in found:
         return "hf"
     listing = ", ".join(sorted(found)[:12]) or "nothing"
@@ -118,3 +122,10 @@ def recognise(path: Path) -> str:
         "Known folders: a SavedModel (saved_model.pb), a Hugging Face folder (config.json, model.safetensors, "
         "vocab.txt or tokenizer.json), a keras-hub preset (metadata.json, config.json, model.weights.h5).",
     )
+
+
+def _is_recurrent(folder: Path) -> bool:
+    from embedsvc.models.recurrent.folder import MODEL_TYPE
+    from embedsvc.models.safety.hugging_face import read_json
+
+    return read_json(folder / "config.json").get("model_type") == MODEL_TYPE

@@ -120,6 +120,30 @@ def keras2_recurrent(folder: Path, seed: int) -> Built:
     return Built(f"keras:{folder / 'model.keras'}", plain=_plain(tf_keras, model))
 
 
+def recurrent_lstm(folder: Path, seed: int) -> Built:
+    return recurrent_folder(folder, seed, "lstm,layers=2,bidirectional,input=0.2,recurrent=0.3,variational")
+
+
+def recurrent_gru(folder: Path, seed: int) -> Built:
+    return recurrent_folder(folder, seed, "gru,input=0.2,recurrent=0.3,output=0.1,update=0.2,untied")
+
+
+def recurrent_folder(folder: Path, seed: int, config: str) -> Built:
+    from embedsvc.head import Head
+    from embedsvc.models.recurrent.config import initial_weights, parse_config
+    from embedsvc.models.recurrent.folder import Recurrent, write_folder
+    from embedsvc.models.recurrent.vocabulary import Vocabulary
+
+    words = Vocabulary(["[PAD]", "[UNK]", *WORDS])
+    shape = parse_config(f"{config},units=12,embedding=8,max_tokens=32", len(words))
+    weights = initial_weights(shape, seed)
+    weights["embedding"] = weights["embedding"] * 20
+    rng = np.random.default_rng(seed)
+    head = Head(0.3, rng.standard_normal((shape.width, 3)).astype(np.float32), None, ("a", "b", "c"))
+    write_folder(folder / "model", Recurrent(shape, weights, words, head))
+    return Built(str(folder / "model"))
+
+
 def keras2_strings(folder: Path, seed: int) -> Built:
     import tf_keras
 
@@ -242,6 +266,8 @@ ENCODERS: dict[str, Callable[[Path, int], Built]] = {
     "hub": hub_standard,
     "hub own graph": hub_own_graph,
     "hub positional": hub_positional,
+    "recurrent lstm": recurrent_lstm,
+    "recurrent gru": recurrent_gru,
     "savedmodel": savedmodel,
     "hf bert": hf_bert,
     "hf classifier": hf_classifier,
