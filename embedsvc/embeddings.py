@@ -6,7 +6,7 @@ import difflib
 import os
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -82,6 +82,21 @@ class EmbeddingSet(Result):
             )
         manifest, pieces = pieces_of(path, allow_partial=allow_partial)
         return cls(path, manifest, _Parquet(manifest, pieces))
+
+    @classmethod
+    def hold(cls, manifest: Manifest, blocks: Iterable[Block], *, name: str = "memory") -> Self:
+        """A set of blocks in memory, such as `extract` yields; nothing is written.
+
+        Parameters
+        ----------
+        manifest : Manifest
+            See `extraction.describe`.
+        blocks : iterable of Block
+            With the stored variants of the manifest.
+        name : str
+            What messages call it, in place of a path.
+        """
+        return cls(Path(name), manifest, _Held(manifest, blocks))
 
     def __len__(self) -> int:
         return sum(self._source.sizes)
@@ -339,6 +354,26 @@ class _Parquet:
         table = self._pieces[number].read(list(columns))
         strings = ("id", "text", "label")
         return {name: table[name].to_pylist() if name in strings else numpy_values(table[name]) for name in columns}
+
+
+class _Held:
+    """Blocks in memory."""
+
+    def __init__(self, manifest: Manifest, blocks: Iterable[Block]) -> None:
+        self._blocks = tuple(blocks)
+        self.columns = frozenset(columns_of(manifest))
+        self.sizes = tuple(len(block.texts) for block in self._blocks)
+
+    def part(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
+        block = self._blocks[number]
+        plain: dict[str, Callable[[], Any]] = {
+            "id": lambda: [text.id for text in block.texts],
+            "text": lambda: [text.text for text in block.texts],
+            "label": lambda: [text.label for text in block.texts],
+            "n_tokens": lambda: block.n_tokens,
+            "truncated": lambda: block.truncated,
+        }
+        return {name: plain[name]() if name in plain else block.vectors[name] for name in columns}
 
 
 class _Arrays:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -31,7 +32,17 @@ if TYPE_CHECKING:
     from embedsvc.models.base import LoadOptions
     from embedsvc.texts import ReadOptions
 
-__all__ = ["Known", "Progress", "Recalled", "Settings", "Summary", "describe", "extract", "extract_files"]
+__all__ = [
+    "Known",
+    "Progress",
+    "Recalled",
+    "Settings",
+    "Summary",
+    "describe",
+    "extract",
+    "extract_files",
+    "stored_passes",
+]
 
 _DEFAULT_TAPS = ("pre_dropout", "post_dropout", "logits")
 
@@ -196,7 +207,7 @@ def extract(
         With one array for each *stored* variant; identical and virtual ones are made by readers.
     """
     manifest = describe(encoder, settings)
-    job = _Job(encoder, settings, _stored_passes(manifest), known, progress)
+    job = _Job(encoder, settings, stored_passes(manifest), known, progress)
     stream = iter(texts)
     running: deque[_Running] = deque()
     pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)), thread_name_prefix="embedsvc-encode")
@@ -415,7 +426,7 @@ def _rejected_path(path: Path, format_: str) -> Path:
     return path / "rejected.jsonl" if is_folder else path.with_name(f"{path.stem}.rejected.jsonl")
 
 
-def _stored_passes(manifest: Manifest) -> dict[Pass, tuple[str, ...]]:
+def stored_passes(manifest: Manifest) -> dict[Pass, tuple[str, ...]]:
     """The forward passes behind the stored variants, and the taps of each: one pass gives all its taps."""
     passes: dict[Pass, tuple[str, ...]] = {}
     for variant in map(Variant.parse, manifest.stored):
@@ -434,6 +445,7 @@ def _versions(engine: str) -> dict[str, str]:
     return found
 
 
+@cache
 def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)

@@ -22,7 +22,7 @@ from embedsvc.variants import REFERENCE
 if TYPE_CHECKING:
     from embedsvc.models.base import LoadOptions
 
-__all__ = ["QUERY_ID", "Hit", "Retrieval", "neighbors"]
+__all__ = ["QUERY_ID", "Hit", "Retrieval", "default_variants", "neighbors"]
 
 QUERY_ID = "query"  # the id under which a text that is not in the set gets its masks
 
@@ -143,6 +143,7 @@ def neighbors(
     variants: Sequence[str] | None = None,
     metric: Metric = "cosine",
     load_options: LoadOptions | None = None,
+    encoded: Mapping[str, Vectors] | None = None,
 ) -> Retrieval:
     """The nearest texts of a member of the set, or of any text, in each variant.
 
@@ -159,6 +160,8 @@ def neighbors(
     metric : {"cosine", "euclidean"}
     load_options : LoadOptions, optional
         What the model needs to load again, as it was given to `extract`.
+    encoded : mapping of str to ndarray of shape (1, width), float32, optional
+        Vectors of `text` by variant, under the id "query", where they are known: then no model is loaded.
 
     Raises
     ------
@@ -172,7 +175,7 @@ def neighbors(
         raise SettingsError("expected a text or an id, and not both", 'Give "some text", or --id ID.')
     if text is not None and not text.strip():
         raise SettingsError("the text is empty", 'Give "some text", or --id ID.')
-    names = _default(embeddings) if variants is None else tuple(dict.fromkeys(variants))
+    names = default_variants(embeddings) if variants is None else tuple(dict.fromkeys(variants))
     if not names:
         raise SettingsError("no variant was named")
     embeddings.iter_blocks(names)  # raises for an unknown name, and reads nothing
@@ -183,7 +186,7 @@ def neighbors(
         added: Mapping[str, Vectors] = {}
     else:
         row, query = n, Text(QUERY_ID, text)
-        added = _encoded(embeddings, query, names, load_options)
+        added = _encoded(embeddings, query, names, load_options) if encoded is None else encoded
     found: dict[str, tuple[NDArray[np.int32], NDArray[np.float32]]] = {}
     for name in names:
         vectors = embeddings[name]
@@ -227,7 +230,8 @@ def neighbors(
     )
 
 
-def _default(embeddings: EmbeddingSet) -> tuple[str, ...]:
+def default_variants(embeddings: EmbeddingSet) -> tuple[str, ...]:
+    """One variant of each kind that the set holds, the reference first."""
     same = embeddings.manifest.identical
     names = [name for name in DEFAULT_VARIANTS if name in embeddings.variants and name not in same]
     # One pass of each: more of them say the same about one text.

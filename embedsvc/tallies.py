@@ -17,7 +17,7 @@ from embedsvc import masks
 from embedsvc.head import Head
 from embedsvc.types import Vectors
 
-__all__ = ["ClassScores", "ClassTally", "HeadTally", "VectorScores", "VectorTally"]
+__all__ = ["ClassScores", "ClassTally", "HeadTally", "Moments", "VectorScores", "VectorTally"]
 
 Floats = NDArray[np.float64]
 
@@ -170,6 +170,43 @@ class VectorTally:
     def cosine_between(self) -> Floats:
         """See `VectorScores`."""
         return _mean_pair_cosine((self._directions**2).sum(axis=1), self._with_length)
+
+
+class Moments:
+    """Mean and variance of each unit over passes, merged in pieces of any size.
+
+    Attributes
+    ----------
+    passes : int
+        So far.
+    mean : ndarray of shape (n_texts, width), float64
+
+    References
+    ----------
+    Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance", The American Statistician 37(3).
+    """
+
+    def __init__(self, n_texts: int, width: int) -> None:
+        self.passes = 0
+        self.mean = np.zeros((n_texts, width))
+        self._m2 = np.zeros((n_texts, width))
+
+    def add(self, vectors: NDArray[np.floating]) -> None:
+        """Vectors of further passes, shape (n_passes, n_texts, width)."""
+        wide: Floats = np.asarray(vectors, dtype=np.float64)
+        count, total = len(wide), self.passes + len(wide)
+        mean = wide.mean(axis=0)
+        away = mean - self.mean
+        self._m2 += np.square(wide - mean).sum(axis=0) + np.square(away) * (self.passes * count / total)
+        self.mean += away * (count / total)
+        self.passes = total
+
+    @property
+    def variance(self) -> Floats:
+        """Unbiased variance over the passes, shape (n_texts, width); NaN before the second pass."""
+        if self.passes < 2:
+            return np.full(self.mean.shape, np.nan)
+        return self._m2 / (self.passes - 1)
 
 
 class HeadTally:

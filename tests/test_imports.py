@@ -17,7 +17,7 @@ PACKAGE = Path(embedsvc.__file__).parent
 
 # From the top down: a module may import those of its own layer and of the layers below. A folder is one entry.
 LAYERS = {
-    "doors": {"__init__", "__main__", "cli", "sklearn"},
+    "doors": {"__init__", "__main__", "cli", "service", "sklearn"},
     "jobs": {"jobs"},
     "reports": {"reporting", "exporting"},
     "verbs": {

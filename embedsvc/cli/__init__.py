@@ -20,7 +20,7 @@ _COMMANDS = (
     *("extract", "show", "train"),
     *("compare", "cluster", "project", "stability", "probe", "neighbors"),
     *("report", "export", "models", "inspect", "doctor"),
-    *("run", "jobs"),
+    *("run", "jobs", "serve"),
 )
 
 

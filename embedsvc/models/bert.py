@@ -198,6 +198,11 @@ class BertEncoder:
             notes=notes,
         )
 
+    @property
+    def vocabulary(self) -> int:
+        """One more than the highest token id."""
+        return self._tokenizer.size
+
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """See `Encoder`."""
         return self._tokenizer.tokenize(texts)

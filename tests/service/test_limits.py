@@ -1,0 +1,203 @@
+import http.client
+import json
+import socket
+import time
+
+import numpy as np
+import pytest
+
+from embedsvc.service.settings import Limits
+from tests.service.conftest import local, serving
+
+
+def test_more_texts_than_allowed_are_413():
+    with serving(local(limits=Limits(texts=3))) as running:
+        assert running.post("/v1/embeddings", {"input": ["a"] * 3}).status == 200
+        answer = running.post("/v1/embeddings", {"input": ["a"] * 4})
+        assert answer.status == 413
+        assert answer.error["code"] == "too_many_texts"
+        assert "4 texts" in answer.error["message"]
+
+
+def test_more_tokens_than_allowed_are_413():
+    with serving(local(limits=Limits(request_tokens=10))) as running:
+        assert running.post("/v1/embeddings", {"input": ["a b", "c d"]}).status == 200
+        answer = running.post("/v1/embeddings", {"input": ["a b c d", "e f g h i"]})
+        assert (answer.status, answer.error["code"]) == (413, "too_many_tokens")
+
+
+def test_a_lower_limit_of_tokens_cuts_texts():
+    with serving(local(limits=Limits(max_tokens=4))) as running:
+        (item,) = running.post("/v1/embeddings", {"input": "a b c d e"}).json["data"]
+        assert (item["n_tokens"], item["truncated"]) == (4, True)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_over_the_limit_is_413(chunked):
+    with serving(local(limits=Limits(body_bytes=1000))) as running:
+        body = json.dumps({"input": "a" * 2000}).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
+        headers = {"content-type": "application/json"}
+        if chunked:
+            connection.request("POST", "/v1/embeddings", iter([body]), headers, encode_chunked=True)
+        else:
+            connection.request("POST", "/v1/embeddings", body, headers)
+        response = connection.getresponse()
+        assert response.status == 413
+        assert json.loads(response.read())["error"]["code"] == "body_too_large"
+        connection.close()
+        assert running.post("/v1/embeddings", {"input": "a"}).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "invalid_json"),
+        (b'{"input": "\xff"}', 400, None),
+        (b"[1]", 422, "invalid_value"),
+        (b"", 422, "invalid_value"),
+        (b'{"input": "\\ud800"}', 422, "invalid_value"),
+        (b'{"input": ' + b"[" * 100_000, 400, None),
+        (b'{"input": ' + b"9" * 10_000 + b"}", 400, None),
+        (b'{"input": NaN}', 422, "invalid_value"),
+    ],
+)
+def test_garbage_in_the_body_is_told_apart(fake, body, status, code):
+    answer = fake.call("POST", "/v1/embeddings", body)
+    assert answer.status == status
+    assert code in (None, answer.error["code"])
+
+
+def test_another_content_type_is_refused(fake):
+    """A page of another site can send text/plain without asking first."""
+    assert fake.post("/v1/embeddings", {"input": "a"}, content_type="text/plain").status in (415, 422)
+
+
+def test_unknown_routes_and_methods_have_the_same_shape(fake):
+    assert fake.get("/v2/embeddings").error["code"] == "not_found"
+    assert fake.get("/v1/embeddings").error["code"] == "method_not_allowed"
+
+
+def flood(running, bodies):
+    """Open requests without waiting for answers."""
+    sockets = []
+    for body in bodies:
+        content = json.dumps(body).encode()
+        each = socket.create_connection(("127.0.0.1", running.port), timeout=30)
+        each.sendall(
+            b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\n\r\n%b" % (len(content), content)
+        )
+        sockets.append(each)
+    return sockets
+
+
+def status_of(sock):
+    response = http.client.HTTPResponse(sock)
+    response.begin()
+    return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+
+
+def until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_a_full_queue_sheds_and_says_when_to_come_again(held):
+    with serving(local(workers=1, token_budget=16, limits=Limits(queue_tokens=64))) as running:
+        sockets = flood(running, [{"input": "a"}])
+        assert held.begun.acquire(timeout=10)
+        sockets += flood(running, [{"input": "a b c d e f g"}] * 40)
+        until(lambda: running.service.metrics._refused.labels("overloaded")._value.get() >= 25)
+        refused = running.post("/v1/embeddings", {"input": "a"})
+        assert (refused.status, refused.error["code"]) == (429, "overloaded")
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert running.get("/health").status == 200
+        assert running.service.batcher.tokens <= 2 * 64  # what is being read counts by its bytes
+        held.gate.set()
+        statuses = [status_of(sock)[0] for sock in sockets]
+        assert set(statuses) == {200, 429}
+        assert 9 <= statuses.count(200) <= 17
+        assert running.service.backlog == running.service.arriving == 0
+        assert running.post("/v1/embeddings", {"input": "a"}).status == 200
+        for sock in sockets:
+            sock.close()
+
+
+def test_a_client_that_goes_away_leaves_the_queue(held):
+    with serving(local(workers=1, token_budget=16)) as running:
+        (first,) = flood(running, [{"input": "a"}])
+        assert held.begun.acquire(timeout=10)
+        gone = flood(running, [{"input": "b b b"}] * 5)
+        until(lambda: running.service.batcher.tokens == 20)
+        for sock in gone:
+            sock.close()
+        until(lambda: running.service.batcher.tokens == 0)
+        held.gate.set()
+        assert status_of(first)[0] == 200
+        first.close()
+        until(lambda: running.service.active == 0)
+        assert held.batches == [[1]]
+
+
+def test_the_event_loop_answers_while_a_batch_runs(held):
+    with serving(local(workers=1)) as running:
+        (first,) = flood(running, [{"input": "a"}])
+        assert held.begun.acquire(timeout=10)
+        began = time.monotonic()
+        assert running.get("/health").status == 200
+        assert time.monotonic() - began < 1
+        held.gate.set()
+        status_of(first)
+        first.close()
+        assert all(name.startswith("embedsvc-encode") for name in held.threads - {"asyncio_0"})
+
+
+def test_a_body_that_does_not_arrive_is_408():
+    with serving(local(limits=Limits(body_seconds=0.2))) as running:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=10) as sock:
+            sock.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
+            status, headers, body = status_of(sock)
+            assert status == 408
+            assert headers["connection"] == "close"
+            assert json.loads(body)["error"]["type"] == "timeout_error"
+        until(lambda: running.service.active == 0)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\nGET /he"])
+def test_a_head_that_does_not_arrive_costs_the_connection(sent):
+    with serving(local(limits=Limits(header_seconds=0.3))) as running:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=10) as sock:
+            sock.sendall(sent)
+            try:
+                while sock.recv(65536):
+                    pass
+            except ConnectionResetError:
+                pass
+        until(lambda: not running.server.server_state.connections)
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off():
+    with serving(local(models={"wide": "fake:1024"}, limits=Limits(send_seconds=0.5))) as running:
+        (sock,) = flood(running, [{"input": ["a"] * 1500}])
+        until(lambda: running.service.active == 1)
+        until(lambda: running.service.active == 0 and not running.server.server_state.connections, 20)
+        sock.close()
+
+
+def test_garbage_on_the_wire_gets_400_and_the_service_goes_on(fake):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", fake.port), timeout=10) as sock:
+            sock.sendall(rng.bytes(200) + b"\r\n\r\n")
+            assert b"400" in sock.recv(100)
+    assert fake.get("/health").status == 200
+
+
+def test_limits_must_allow_something():
+    from embedsvc.errors import SettingsError
+
+    with pytest.raises(SettingsError, match="texts is 0"):
+        Limits(texts=0)

@@ -1,0 +1,116 @@
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedsvc.service.queue import FairQueue, Flow, Work
+
+BUDGET = 64
+
+
+def work(*lengths: int, group: str = "a", flow: Flow | None = None) -> Work:
+    return Work(group, list(lengths), None, flow or Flow())
+
+
+def everything(queue: FairQueue) -> list[list]:
+    batches = []
+    while batch := queue.take():
+        batches.append(batch)
+    return batches
+
+
+works = st.lists(
+    st.tuples(st.sampled_from("ab"), st.lists(st.integers(1, 100), min_size=1, max_size=12)), min_size=1, max_size=12
+)
+
+
+@given(works)
+def test_every_row_is_taken_once_within_the_budget_and_with_its_own_group(given_works):
+    queue = FairQueue(BUDGET, BUDGET)
+    pushed = [work(*lengths, group=group) for group, lengths in given_works]
+    for each in pushed:
+        queue.push(each)
+    batches = everything(queue)
+    taken = Counter((id(row.work), row.index) for batch in batches for row in batch)
+    assert taken == Counter((id(each), index) for each in pushed for index in range(len(each.lengths)))
+    for batch in batches:
+        assert len({row.work.group for row in batch}) == 1
+        assert len(batch) == 1 or len(batch) * max(row.length for row in batch) <= BUDGET
+
+
+@given(works, st.data())
+def test_the_backlog_is_what_waits_and_ends_at_nothing(given_works, data):
+    queue = FairQueue(BUDGET, BUDGET)
+    pushed = [work(*lengths, group=group) for group, lengths in given_works]
+    for each in pushed:
+        queue.push(each)
+    assert queue.tokens == sum(sum(each.lengths) for each in pushed)
+    assert queue.backlog == sum(min(sum(each.lengths), BUDGET) for each in pushed)
+    for each in pushed:
+        if data.draw(st.booleans()) and each.future.cancel():
+            queue.drop(each)
+    taken = [row for batch in everything(queue) for row in batch]
+    assert not any(row.work.future.cancelled() for row in taken)
+    assert (queue.tokens, queue.backlog) == (0, 0)
+
+
+def test_a_request_of_many_tokens_counts_for_a_newcomer_with_one_batch_only():
+    queue = FairQueue(BUDGET, BUDGET)
+    queue.push(work(*[10] * 1000))
+    assert (queue.backlog, queue.tokens) == (BUDGET, 10_000)
+
+
+def test_a_short_request_does_not_wait_for_a_long_one():
+    queue = FairQueue(BUDGET, BUDGET)
+    queue.push(work(*[10] * 1000))
+    queue.take()
+    short = work(10)
+    queue.push(short)
+    assert short in [row.work for row in queue.take()]
+
+
+def test_two_long_requests_share_by_tokens():
+    queue = FairQueue(BUDGET, BUDGET)
+    first, second = work(*[10] * 300), work(*[30] * 100)
+    queue.push(first)
+    queue.push(second)
+    done = Counter()
+    for _ in range(40):
+        for row in queue.take():
+            done[id(row.work)] += row.length
+    a, b = done[id(first)], done[id(second)]
+    assert abs(a - b) < 0.25 * (a + b)
+
+
+def test_a_stream_of_short_requests_does_not_starve_a_long_one():
+    """As many as admission lets wait; every one that is served is followed by another."""
+    queue = FairQueue(BUDGET, BUDGET)
+    long = work(*[60] * 5)
+    queue.push(long)
+    taken = 0
+    batches = 0
+    while taken < 5:
+        batches += 1
+        while queue.backlog < 6 * BUDGET:
+            queue.push(work(60))
+        taken += sum(row.work is long for row in queue.take())
+        assert batches < 5 * 8
+
+
+def test_rows_of_like_length_run_together():
+    queue = FairQueue(BUDGET, BUDGET)
+    queue.push(work(4, 60, 4, 60, 4, 60, 4))
+    batches = [[row.length for row in batch] for batch in everything(queue)]
+    assert batches == [[4, 4, 4, 4], [60], [60], [60]]
+
+
+def test_the_passes_of_one_request_share_its_claim():
+    queue = FairQueue(BUDGET, BUDGET)
+    flow = Flow()
+    for _ in range(10):
+        queue.push(work(50, flow=flow))
+    assert queue.backlog == BUDGET
+    other = work(50)
+    queue.push(other)
+    order = [row.work for batch in everything(queue) for row in batch]
+    assert order.index(other) <= 1
