@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from embedsvc.errors import EmbedsvcError
-from embedsvc.service import answers, openai, probes, tei
+from embedsvc.service import answers, openai, own, pages, probes, tei
 from embedsvc.service.front import Front
 from embedsvc.service.problems import Problem, body_of, problem_of, problem_of_schema
 from embedsvc.service.service import Service
@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         },
     )
     app.state.service = service = Service(settings)
-    for router in (openai.router, tei.router, probes.router):
+    for router in (openai.router, own.router, tei.router, probes.router, pages.router):
         app.include_router(router)
     app.add_middleware(Front, service=service)
     return app

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -39,6 +39,8 @@ class Hosted:
         Unix time of the last change of state.
     active : int
         Requests that use it.
+    inspection : dict or None
+        What `embedsvc.inspection` found, once somebody asked.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Hosted:
     problem: str = ""
     since: float = 0.0
     active: int = 0
+    inspection: dict[str, Any] | None = None
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     @contextmanager
@@ -160,7 +163,7 @@ class Models:
                 check_taps(encoder.spec, [tap])
             return hosted, tap if slash else hosted.tap
 
-    async def load(self, name: str, started: Callable[[], None] | None = None) -> Hosted:
+    async def load(self, name: str) -> Hosted:
         """Load a model if it is not, and run one text through it, so that the first request need not wait for a graph.
 
         Raises
@@ -195,7 +198,7 @@ class Models:
                 while hosted.active:
                     hosted.idle.clear()
                     await hosted.idle.wait()
-            hosted.encoder = None
+            hosted.encoder = hosted.inspection = None
             _become(hosted, "unloaded")
         # Graphs and functions of TensorFlow refer to each other in circles.
         await asyncio.to_thread(gc.collect)

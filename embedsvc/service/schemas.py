@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 __all__ = [
     "CompareRequest",
+    "CosinesRequest",
     "EmbedRequest",
     "EmbeddingsAnswer",
     "EmbeddingsRequest",
@@ -112,6 +113,15 @@ class CompareRequest(Request):
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = Field(0, description="Of the draws of the comparison.")
 
 
+class CosinesRequest(Request):
+    """Texts whose vectors are compared with themselves, and with each other, before and after dropout."""
+
+    texts: Texts
+    model: StrictStr | None = None
+    passes: Annotated[StrictInt, Field(ge=1, le=64)] = 8
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
+
+
 class NeighborsRequest(Request):
     """A text, or the id of one of the set, whose neighbours are wanted."""
 
@@ -213,6 +223,3 @@ class ModelList(BaseModel):
 
     object: Literal["list"]
     data: list[Model]
-
-
-Anything = dict[str, Any]

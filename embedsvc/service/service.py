@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from embedsvc.errors import EmbedsvcError
+from embedsvc.service.analysis import Analysis
 from embedsvc.service.batcher import Batcher
 from embedsvc.service.encoding import Encoding
 from embedsvc.service.hosting import Models
 from embedsvc.service.metrics import Metrics
+from embedsvc.service.sets import Sets
 from embedsvc.service.settings import Settings
 
 __all__ = ["Service"]
@@ -20,7 +22,7 @@ class Service:
     Attributes
     ----------
     settings : Settings
-    batcher, encoding, models, metrics
+    batcher, encoding, models, metrics, analysis, sets
     active : int
         Requests under way, whatever they ask.
     arriving : int
@@ -39,10 +41,13 @@ class Service:
             token_budget=settings.token_budget, workers=settings.workers, observer=self.metrics.batch
         )
         self.encoding = Encoding(self.batcher, settings.limits)
+        self.analysis = Analysis()
+        self.sets = Sets(settings.sets)
         self.active = 0
         self.arriving = 0
         self.draining = False
         self.failure: EmbedsvcError | None = None
+        self._started = False
         self._idle = asyncio.Event()
         self.metrics.active.set_function(lambda: self.active)
 
@@ -53,15 +58,17 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether it takes work: no model is loading or has failed, one is there, and it is not stopping."""
+        """Whether it takes work: models and sets are loaded, none has failed, and it is not stopping."""
         states = {each.state for each in self.models}
-        return "ready" in states and not states & {"loading", "failed"} and not self.draining
+        return self._started and "ready" in states and not states & {"loading", "failed"} and not self.draining
 
     async def start(self) -> None:
-        """Load every model; the reason, should one fail, is in `failure`."""
+        """Load every model and set; the reason, should one fail, is in `failure`."""
         try:
             for name in self.settings.models:
                 await self.models.load(name)
+            await asyncio.to_thread(self.sets.load)
+            self._started = True
         except EmbedsvcError as error:
             self.failure = error
 
@@ -81,3 +88,4 @@ class Service:
         """Stop the threads; call when nothing is under way."""
         self.batcher.close()
         self.encoding.close()
+        self.analysis.close()

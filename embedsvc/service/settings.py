@@ -50,7 +50,7 @@ class Limits:
     max_tokens: int | None = None
     answer_floats: int = 16_000_000
     passes: int = 10_000
-    compare_texts: int = 5_000
+    compare_texts: int = 2_000
     queue_tokens: int = 16_384
     held_bytes: int = 64 << 20
     connections: int = 512
