@@ -1,6 +1,7 @@
 # make demo    extract every variant from the example texts, with the real default model
 # make test    format, lint, types and tests; sets everything up by itself
-.PHONY: demo test test-slow format lock bench clean
+# make docs    build the site into docs/_build/html; warnings are errors
+.PHONY: demo test test-slow docs format lock bench clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,6 +21,10 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow
 
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "The site: docs/_build/html/index.html"
+
 format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -32,7 +37,7 @@ bench: $(VENV)/.run
 	benchmarks/run
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamps sit inside the environment, so that deleting it is enough to start afresh.
 $(VENV)/.run: requirements/run.lock $(LOCKS)
@@ -42,3 +47,7 @@ $(VENV)/.run: requirements/run.lock $(LOCKS)
 $(VENV)/.test: requirements/test.lock $(LOCKS)
 	requirements/install $(VENV) test.lock
 	touch $@ $(VENV)/.run
+
+$(VENV)/.docs: requirements/docs.lock $(LOCKS)
+	requirements/install $(VENV) docs.lock
+	touch $@ $(VENV)/.test $(VENV)/.run

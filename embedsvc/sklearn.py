@@ -116,7 +116,7 @@ class TextEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         return self
 
     def transform(self, X: Sequence[str] | NDArray[Any]) -> Vectors:
-        """Vectors of the texts, shape (n_texts, n_features_out_), float32.
+        """Vectors of the texts, shape (n_texts, width), float32.
 
         Raises
         ------

@@ -37,16 +37,14 @@ class _Commands(click.Group):
         return command
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example:  embedsvc extract reviews.txt -o reviews.parquet && embedsvc report reviews.parquet",
+)
 @click.version_option(package_name="embedsvc", prog_name="embedsvc")
 def cli() -> None:
-    r"""Embeddings of a text classifier before and after dropout, in inference and training modes.
-
-    \b
-    Example:
-      embedsvc extract reviews.txt -o reviews.parquet
-      embedsvc show reviews.parquet
-    """
+    """Embeddings of a text classifier before and after dropout, in inference and training modes."""
 
 
 def main() -> None:

@@ -31,8 +31,22 @@ _DEFAULT = "cka,procrustes,rsa,cosine,knn_overlap,second_order_cosine"  # `compa
 )
 @click.option("--metrics", "measures", default=_DEFAULT, metavar="A,B,…", help="[default: all six]")
 @click.option("-k", "--ks", metavar="N,M,…", help="Neighbours for the overlap. [default: 10,50]")
-@click.option("--permutations", type=click.IntRange(min=20), default=100, show_default=True, metavar="N")
-@click.option("--bootstrap", type=click.IntRange(min=20), default=200, show_default=True, metavar="N")
+@click.option(
+    "--permutations",
+    type=click.IntRange(min=20),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Random matches of texts, for what chance gives.",
+)
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(min=20),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Resamples of the texts, for the intervals.",
+)
 @click.option(
     "--simulations",
     type=click.IntRange(min=2),

@@ -21,7 +21,13 @@ _MARKS = {"kept": " ", "gained": "+", "lost": "-"}
 @click.option("--id", "text_id", metavar="ID", help="A text of the set, instead of a new one.")
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Neighbours in each variant.")
 @click.option("--variants", metavar="A,B,…", help="The first is the reference. [default: one of each kind]")
-@click.option("--metric", type=click.Choice(["cosine", "euclidean"]), default="cosine", show_default=True)
+@click.option(
+    "--metric",
+    type=click.Choice(["cosine", "euclidean"]),
+    default="cosine",
+    show_default=True,
+    help="Distance that decides who is near.",
+)
 @click.option("--dropout-layer", metavar="NAME", help="As it was given to `extract`.")
 @click.option("--preprocess", metavar="HANDLE", help="As it was given to `extract`.")
 @click.option("--trust-model", is_flag=True, help="As it was given to `extract`.")

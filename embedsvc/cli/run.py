@@ -41,7 +41,7 @@ _TERMINATED = 128 + signal.SIGTERM
 @click.option("--json", "as_json", is_flag=True, help="Print the summary, or the plan, as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No log on stderr.")
 def run(job_file: str, **options: Any) -> None:  # noqa: ANN401 - click's own
-    r"""Run a job: texts to embeddings to report, as one file says; only what is not done yet.
+    """Run a job: texts to embeddings to report, as one file says; only what is not done yet.
 
     Run it again after a stop, a change of settings or new files: finished work is kept, and only new texts are
     encoded. Values come from arguments, then the environment (EMBEDSVC_JOB__EXTRACT__PASSES=8), then the file, then
@@ -54,7 +54,7 @@ def run(job_file: str, **options: Any) -> None:  # noqa: ANN401 - click's own
       2    the command line or the job file is wrong
       75   may pass by itself: another run works there, the disk is full, a download failed
       130  interrupted, 143 terminated; run again to go on
-    """
+    """  # noqa: D301 - \b is what click looks for, and a raw string would hold two characters
     from embedsvc.errors import EmbedsvcError
     from embedsvc.jobs.spec import load_job
 

@@ -67,11 +67,19 @@ __all__ = ["train"]
     metavar="N",
     help="Epochs without a lower validation loss before it stops. [default: 2; 10 with --freeze-encoder]",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, metavar="N")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, metavar="N", help="Texts a step."
+)
 @click.option("--learning-rate", type=float, metavar="X", help="Its peak. [default: 5e-5; 1e-3 with --freeze-encoder]")
 @click.option("--warmup", type=float, default=0.1, show_default=True, metavar="X", help="Share of the steps.")
-@click.option("--decay", type=click.Choice(["linear", "cosine", "none"]), default="linear", show_default=True)
-@click.option("--weight-decay", type=float, default=0.01, show_default=True, metavar="X")
+@click.option(
+    "--decay",
+    type=click.Choice(["linear", "cosine", "none"]),
+    default="linear",
+    show_default=True,
+    help="Of the learning rate, after the warmup.",
+)
+@click.option("--weight-decay", type=float, default=0.01, show_default=True, metavar="X", help="Of AdamW.")
 @click.option(
     "--class-weights",
     type=click.Choice(["none", "balanced"]),
@@ -97,7 +105,9 @@ __all__ = ["train"]
     show_default=True,
     help="auto: bfloat16 products on GPUs that have them.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of splits, order and masks."
+)
 @click.option(
     "--checkpoint-seconds", type=float, default=120.0, show_default=True, metavar="S", help="What a kill can cost."
 )

@@ -120,7 +120,7 @@ class Network(Protocol):
 
 
 NETWORKS: Registry[Callable[[str, Request], Network]] = Registry(
-    "trainable encoder", {"hf": "embedsvc.models.bert_network:build"}
+    "network", {"hf": "embedsvc.models.bert_network:build"}
 )
 
 
