@@ -120,7 +120,8 @@ class Network(Protocol):
 
 
 NETWORKS: Registry[Callable[[str, Request], Network]] = Registry(
-    "network", {"hf": "embedsvc.models.bert_network:build"}
+    "network",
+    {"hf": "embedsvc.models.bert_network:build", "recurrent": "embedsvc.models.recurrent.network:build"},
 )
 
 

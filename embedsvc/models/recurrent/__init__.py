@@ -10,4 +10,5 @@
 | how are texts cut into words? | `vocabulary.py` |
 | how is it stored? | `folder.py` |
 | how does `extract` run it? | `encoder.py` |
+| how does `train` train it? | `network.py` |
 """

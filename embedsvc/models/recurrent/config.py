@@ -146,7 +146,7 @@ class RecurrentConfig:
 
 
 def initial_weights(config: RecurrentConfig, seed: int) -> dict[str, NDArray[np.float32]]:
-    """First weights, as Keras draws them: Glorot uniform kernels, orthogonal recurrent ones, an LSTM's forget bias 1."""
+    """First weights, drawn as Keras does: Glorot uniform kernels, orthogonal recurrent ones, forget bias 1."""
     rng = np.random.Generator(np.random.Philox(seed))
     weights: dict[str, NDArray[np.float32]] = {}
     for name, shape in config.shapes().items():

@@ -84,14 +84,16 @@ class RecurrentDropout:
         return ",".join(parts) or "none"
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RecurrentDropout:
-        """From a plain mapping.
+    def from_json(cls, data: object) -> RecurrentDropout:
+        """From plain JSON.
 
         Raises
         ------
         SettingsError
             For unknown keys or values of the wrong type.
         """
+        if not isinstance(data, Mapping):
+            raise SettingsError(f"the dropout is {data!r}, expected rates by name")
         for name, value in data.items():
             _check_name(name)
             is_flag = name in _FLAGS
