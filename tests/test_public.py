@@ -45,7 +45,7 @@ PROMISED = [
 def test_the_public_names_are_the_promised_ones():
     assert embedsvc.__all__ == PROMISED
     assert sorted(PROMISED) == PROMISED
-    assert len(PROMISED) <= 29, "a smaller public surface is a feature"
+    assert len(PROMISED) <= 30, "a smaller public surface is a feature"
 
 
 @pytest.mark.parametrize("name", PROMISED)
