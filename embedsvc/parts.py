@@ -39,6 +39,7 @@ __all__ = [
     "index_of",
     "numpy_values",
     "part_name",
+    "record_of",
     "schema_of",
     "table_of",
     "writer_options",
@@ -317,6 +318,18 @@ def file_manifest(path: Path) -> Manifest:
     return Manifest.from_json(metadata[METADATA_KEY], origin=str(path))
 
 
+def record_of(path: Path) -> dict[str, Any] | None:
+    """What the footer of a part says of it (part, rows, sha256, run); None if it cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        record = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
+    except (OSError, pa.ArrowException, KeyError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn an OSError into a StoreError that names the path and what to do."""
@@ -341,15 +354,21 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, writer: str = "") -> Iterator[IO[bytes]]:
     """A file that appears under its name whole and synced, or not at all.
+
+    Parameters
+    ----------
+    path : Path
+    writer : str
+        Tells apart the temporary files of processes that may write to one path at once.
 
     Raises
     ------
     StoreError
         If the disk refuses. The temporary file is removed, whatever the error.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{writer}.tmp" if writer else f".{path.name}.tmp")
     with disk_errors(path):
         try:
             with open(temporary, "wb") as file:

@@ -10,6 +10,7 @@ in its footer the run it belongs to and the digest of its rows, which is what re
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -177,8 +178,23 @@ class Store:
             raise StoreError(f"block {block.index} of {self.path} is written already")
         self._done[block.index] = write_part(self._folder, block, self.manifest)
 
+    @property
+    def folder(self) -> Path:
+        """Where parts are written."""
+        return self._folder
+
     def record(self, index: int, done: Done) -> None:
-        """Take note of a part that another process put into `folder` with `write_part`."""
+        """Take note of a part that another process put into `folder` with `write_part`.
+
+        Raises
+        ------
+        StoreError
+            If what lies there is another: torn, or written by a run under other settings.
+        """
+        path = self._folder / done.part.name
+        expected = {"part": index, "rows": done.part.rows, "sha256": done.part.sha256, "run": self.manifest.identity}
+        if parts.record_of(path) != expected:
+            raise StoreError(f"{path} is not the part that was written", "Let no other run work in that folder.")
         self._done[index] = done
 
     def finish(self, *, rows: int, rejected: Iterable[Mapping[str, Any]] = ()) -> Manifest:
@@ -340,10 +356,11 @@ class Store:
         return count
 
 
-def write_part(folder: Path, block: Block, manifest: Manifest) -> Done:
+def write_part(folder: Path, block: Block, manifest: Manifest, *, writer: str = "") -> Done:
     """Put one block into the folder of an unfinished set; when this returns it survives a kill and a power cut.
 
-    Several processes may write parts of one set, the same part too: whoever comes last replaces equal bytes.
+    Several processes may write parts of one set, the same part too, if each has a name as `writer` (hexadecimal):
+    whoever comes last replaces equal bytes.
 
     Raises
     ------
@@ -359,7 +376,7 @@ def write_part(folder: Path, block: Block, manifest: Manifest) -> Done:
             f"but parts of {folder} hold {size} rows each"
         )
     table = parts.table_of(block, manifest)
-    with atomic_file(folder / parts.part_name(block.index)) as file:
+    with atomic_file(folder / parts.part_name(block.index), writer=writer) as file:
         pq.write_table(table, file, row_group_size=max(len(table), 1), **parts.writer_options(manifest))
     return _summary(table, block.index)
 
@@ -452,9 +469,8 @@ def _is_litter(name: str) -> bool:
     """Whether only a killed run of ours leaves files of that name."""
     if name == _LOCK:
         return True
-    inner = name.removeprefix(".").removesuffix(".tmp")
-    ours = inner in (_MANIFEST, _REJECTED) or parts.index_of(inner) is not None
-    return name == f".{inner}.tmp" and ours
+    match = re.fullmatch(r"\.(.+?)(\.[0-9a-f]+)?\.tmp", name)
+    return match is not None and (match[1] in (_MANIFEST, _REJECTED) or parts.index_of(match[1]) is not None)
 
 
 def intact(manifest: Manifest, path: Path) -> bool:

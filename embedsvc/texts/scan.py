@@ -147,16 +147,40 @@ def scan(
     return result
 
 
-def read(scanned: Scan) -> Iterator[Text]:
+def read(scanned: Scan, *, start: int = 0) -> Iterator[Text]:
     """Stream the good rows of a scan, in the same order.
+
+    Parameters
+    ----------
+    scanned : Scan
+    start : int
+        The first row wanted; files that end before it are not opened.
 
     Raises
     ------
     InputError
         If a source changed since the scan. Its size is looked at first, its content (SHA-256) at its end.
     """
+    return itertools.islice(_rows(scanned, start), _before_file(scanned, start), None)
+
+
+def _before_file(scanned: Scan, start: int) -> int:
+    """How many rows stand before row `start` in its own file."""
+    for source in scanned.sources:
+        if start < source.rows:
+            break
+        start -= source.rows
+    return start
+
+
+def _rows(scanned: Scan, start: int) -> Iterator[Text]:
+    """Rows from the beginning of the file on that holds row `start`."""
     options = scanned.options
     for file, source, size in zip(scanned.files, scanned.sources, scanned.sizes, strict=True):
+        if start and start >= source.rows:
+            start -= source.rows
+            continue
+        start = 0
         reading = _Reading(file, options, size)
         for item in reading:
             if isinstance(item, Bad):
