@@ -9,10 +9,10 @@ import numpy as np
 
 from embedsvc.colors import BLUE, GREY, GROUPS, RED, ramp
 from embedsvc.reporting.panels import Flow, Group, Matrix, flow_ends, ribbons
-from embedsvc.reporting.style import ON_GROUND, plain, sheet
+from embedsvc.reporting.style import FONT, ON_GROUND, plain, sheet
 from embedsvc.variability import Curve
 
-__all__ = ["curve_chart", "flow_chart", "group_chart", "matrix_chart"]
+__all__ = ["curve_chart", "flow_chart", "follow_maps", "group_chart", "matrix_chart"]
 
 _NAME = 34  # characters of a name beside a figure
 
@@ -28,12 +28,12 @@ def matrix_chart(matrices: Sequence[Matrix]) -> dict[str, Any]:
     plot = figure(
         name="matrix", x_range=names, y_range=names[::-1], height=90 + 44 * len(names), min_width=280,
         sizing_mode="stretch_width", toolbar_location=None, tools="", title=_title(matrices[0].measure),
-        tooltips=[("pair", "@a, @b"), ("observed", "@value{0.000}"), ("95 %", "@interval"), ("mask alone", "@expected"),
-                  ("null, 95 %", "@null")],
+        tooltips=[("pair", "@a, @b"), ("observed", "@value{0.000}"), ("95%", "@interval"), ("mask alone", "@expected"),
+                  ("null, 95%", "@null")],
     )  # fmt: skip
     plot.rect("a", "b", 0.96, 0.94, source=source, fill_color="color", line_color=None)
     plot.text("a", "b", "word", source=source, text_color="ink", text_align="center", text_baseline="middle",
-              text_font_size="12px")  # fmt: skip
+              text_font={"value": FONT}, text_font_size="13px")  # fmt: skip
     plain(plot)
     plot.grid.visible = False
     plot.xaxis.major_label_orientation = 0.6
@@ -76,69 +76,97 @@ def _cells(matrix: Matrix) -> dict[str, list[Any]]:
 
 
 def flow_chart(flows: Sequence[Flow]) -> dict[str, Any]:
-    """Ribbons from the clusters of the reference to those of a variant, one variant at a time."""
-    from bokeh.layouts import column
-    from bokeh.models import CustomJS, Select
-
-    plots = [_flow(at, flow) for at, flow in enumerate(flows)]
-    for plot in plots[1:]:
-        plot.visible = False
-    names = [flow.variant for flow in flows]
-    select = Select(
-        title=f"From {flows[0].reference} to", value=names[0], options=names, name="flow_variant",
-        sizing_mode="stretch_width", stylesheets=[sheet()],
-    )  # fmt: skip
-    code = "plots.forEach((plot, i) => { plot.visible = i == names.indexOf(this.value) })"
-    select.js_on_change("value", CustomJS(args={"plots": plots, "names": names}, code=code))
-    return {"flow_variant": select, "flow": column(*plots, sizing_mode="stretch_width")}
-
-
-def _flow(at: int, flow: Flow) -> Any:  # noqa: ANN401
-    from bokeh.models import ColumnDataSource, HoverTool
+    """Ribbons from the clusters of one variant to those of another, any two of them, one pair at a time."""
+    from bokeh.models import ColumnDataSource, CustomJS, HoverTool, Select
     from bokeh.plotting import figure
 
-    drawn = ribbons(flow)
-    source = ColumnDataSource(
-        {
-            "xs": [each.x.tolist() for each in drawn],
-            "ys": [each.y.tolist() for each in drawn],
+    drawn = {f"{flow.reference} {flow.variant}": _flow(flow) for flow in flows}
+    first = flows[0]
+    shown = drawn[f"{first.reference} {first.variant}"]
+    sources = {part: ColumnDataSource(shown[part], name=f"flow_{part}") for part in ("ribbons", "blocks")}
+    plot = figure(
+        name="flow", height=shown["height"], min_width=280, sizing_mode="stretch_width", toolbar_location=None,
+        tools="", x_range=(-0.8, 1.8), y_range=(-0.03, 1.03), title=shown["title"],
+    )  # fmt: skip
+    patches = plot.patches(
+        "xs", "ys", source=sources["ribbons"], fill_color="color", fill_alpha=0.5, line_color=None,
+        hover_fill_alpha=0.8,
+    )  # fmt: skip
+    tips = [("from", "@left"), ("to", "@right"), ("texts", "@count (@share of its cluster)")]
+    plot.add_tools(HoverTool(renderers=[patches], tooltips=tips))
+    plot.quad("start", "end", top="top", bottom="bottom", source=sources["blocks"], fill_color=GREY, line_color=None)
+    words = plot.text(
+        "x", "y", "label", source=sources["blocks"], text_align="align", text_baseline="middle",
+        text_font={"value": FONT}, text_font_size="13px",
+    )  # fmt: skip
+    words.glyph.name = ON_GROUND
+    plain(plot)
+    plot.axis.visible = False
+    plot.grid.visible = False
+    plot.outline_line_alpha = 0
+    names = list(dict.fromkeys(flow.reference for flow in flows))
+    ends = [
+        Select(title=title, value=value, options=names, name=name, sizing_mode="stretch_width", stylesheets=[sheet()])
+        for title, value, name in (("From", first.reference, "flow_from"), ("To", first.variant, "flow_variant"))
+    ]
+    code = """
+    const flow = drawn[`${ends[0].value} ${ends[1].value}`]
+    if (flow === undefined) { plot.title.text = "The same clusters: pick two variants."; return }
+    for (const part of ["ribbons", "blocks"]) sources[part].data = flow[part]
+    plot.title.text = flow.title
+    plot.height = flow.height
+    """
+    for end in ends:
+        arguments = {"drawn": drawn, "ends": ends, "sources": sources, "plot": plot}
+        end.js_on_change("value", CustomJS(args=arguments, code=code))
+    return {"flow_from": ends[0], "flow_variant": ends[1], "flow": plot}
+
+
+def follow_maps(models: dict[str, Any]) -> None:
+    """Let the flow go from the variant on map A to the one on map B, where those were clustered."""
+    from bokeh.models import CustomJS
+
+    for side, end in (("map_a_variant", "flow_from"), ("map_b_variant", "flow_variant")):
+        if side in models and end in models:
+            code = "if (end.options.includes(this.value)) end.value = this.value"
+            models[side].js_on_change("value", CustomJS(args={"end": models[end]}, code=code))
+
+
+def _flow(flow: Flow) -> dict[str, Any]:
+    """The columns of a flow's ribbons and blocks, its title, and the height it needs."""
+    drawn, blocks = ribbons(flow), []
+    for side, (ends, names, counts) in enumerate(
+        zip(flow_ends(flow), (flow.left, flow.right), (flow.counts.sum(axis=1), flow.counts.sum(axis=0)), strict=True)
+    ):
+        for (bottom, top), name, count in zip(ends.tolist(), names, counts.tolist(), strict=True):
+            blocks.append(
+                {
+                    "start": side - 0.012,
+                    "end": side + 0.012,
+                    "bottom": bottom,
+                    "top": top,
+                    "x": 1.03 if side else -0.03,
+                    "y": (bottom + top) / 2,
+                    "label": f"{name if len(name) <= _NAME else name[: _NAME - 1] + '…'} ({count:,})",
+                    "align": "left" if side else "right",
+                }
+            )
+    ari = "" if flow.ari is None else f", ARI {flow.ari:.2f}"
+    return {
+        "ribbons": {
+            # Four digits are finer than a screen; more would triple the file.
+            "xs": [each.x.round(4).tolist() for each in drawn],
+            "ys": [each.y.round(4).tolist() for each in drawn],
             "color": [GROUPS[each.left] if each.left < len(GROUPS) else GREY for each in drawn],
             "left": [flow.left[each.left] for each in drawn],
             "right": [flow.right[each.right] for each in drawn],
             "count": [each.count for each in drawn],
             "share": [f"{each.count / flow.counts[each.left].sum():.0%}" for each in drawn],
-        }
-    )
-    ari = "" if flow.ari is None else f", ARI {flow.ari:.2f}"
-    plot = figure(
-        name=f"flow_{at}", height=max(220, 46 * max(flow.counts.shape)), min_width=280, sizing_mode="stretch_width",
-        toolbar_location=None, tools="", x_range=(-0.75, 1.45), title=f"{flow.counts.sum():,} texts{ari}",
-    )  # fmt: skip
-    patches = plot.patches("xs", "ys", source=source, fill_color="color", fill_alpha=0.55, line_color=None)
-    tips = [("from", "@left"), ("to", "@right"), ("texts", "@count (@share of its cluster)")]
-    plot.add_tools(HoverTool(renderers=[patches], tooltips=tips))
-    for side, (x, align, names, counts) in enumerate(
-        ((-0.03, "right", flow.left, flow.counts.sum(axis=1)), (1.03, "left", flow.right, flow.counts.sum(axis=0)))
-    ):
-        ends = flow_ends(flow)[side]
-        middle = (ends[:, 0] + ends[:, 1]) / 2
-        labels = [
-            f"{name if len(name) <= _NAME else name[: _NAME - 1] + '…'} ({count:,})"
-            for name, count in zip(names, counts, strict=True)
-        ]
-        ink = ColumnDataSource({"x": [x] * len(labels), "y": middle, "label": labels})
-        words = plot.text(
-            "x", "y", "label", source=ink, text_align=align, text_baseline="middle", text_font_size="12px"
-        )
-        words.glyph.name = ON_GROUND
-        edges = {"left": [side - 0.012] * len(labels), "right": [side + 0.012] * len(labels)}
-        plot.quad(**edges, bottom=ends[:, 0], top=ends[:, 1],
-                  fill_color=GREY, line_color=None)  # fmt: skip
-    plain(plot)
-    plot.axis.visible = False
-    plot.grid.visible = False
-    plot.outline_line_alpha = 0
-    return plot
+        },
+        "blocks": {name: [block[name] for block in blocks] for name in blocks[0]},
+        "title": f"{flow.reference} to {flow.variant}: {flow.counts.sum():,} texts{ari}",
+        "height": max(220, 40 * max(flow.counts.shape)),
+    }
 
 
 def group_chart(groups: Sequence[Group]) -> Any:  # noqa: ANN401
@@ -167,7 +195,7 @@ def group_chart(groups: Sequence[Group]) -> Any:  # noqa: ANN401
     )  # fmt: skip
     plot.segment("low", "label", "high", "label", source=source, line_color="color", line_width=3)
     dots = plot.scatter("mean", "label", source=source, size=10, fill_color="color", line_color=None)
-    tips = [("group", "@name"), ("texts", "@n"), ("mean", "@mean{0.000}"), ("95 %", "@low{0.000} to @high{0.000}")]
+    tips = [("group", "@name"), ("texts", "@n"), ("mean", "@mean{0.000}"), ("95%", "@low{0.000} to @high{0.000}")]
     plot.add_tools(HoverTool(renderers=[dots], tooltips=tips))
     plot.add_layout(Span(location=0, dimension="height", line_color=GREY, line_dash="dashed", line_width=2))
     plain(plot)
@@ -181,7 +209,7 @@ def _group_label(group: Group) -> str:
 
 
 def curve_chart(curve: Curve) -> Any:  # noqa: ANN401
-    """The T-curve: mean and 5 to 95 % of the texts beside the closed form."""
+    """The T-curve: mean and 5 to 95% of the texts beside the closed form."""
     from bokeh.models import FixedTicker
     from bokeh.plotting import figure
 
@@ -190,7 +218,7 @@ def curve_chart(curve: Curve) -> Any:  # noqa: ANN401
         tools="", x_axis_label="passes averaged, T", y_axis_label="cosine with pre_dropout",
     )  # fmt: skip
     passes = list(curve.passes)
-    plot.varea(passes, curve.low, curve.high, fill_color=BLUE, fill_alpha=0.2, legend_label="5 to 95 % of texts")
+    plot.varea(passes, curve.low, curve.high, fill_color=BLUE, fill_alpha=0.2, legend_label="5 to 95% of texts")
     plot.line(passes, curve.observed, line_color=BLUE, line_width=2, legend_label="observed")
     plot.scatter(passes, curve.observed, fill_color=BLUE, line_color=None, size=7)
     plot.line(passes, curve.expected, line_color=RED, line_width=2, line_dash="dashed", legend_label="1/√(1 + p/(qT))")

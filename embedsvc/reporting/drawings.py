@@ -54,7 +54,7 @@ def drawings(report: Report) -> dict[str, tuple[tuple[float, float], Callable[[A
     for at, score in enumerate(scores(report)):
         if np.isfinite(score.values).any():
             found[f"histogram-{at}"] = ((8, 3), lambda figure, score=score: _histogram(figure, score))  # type: ignore[misc]
-    for at, flow in enumerate(flows(report)):
+    for at, flow in enumerate(flow for flow in flows(report) if flow.reference == report.reference):
         size = (8, max(3.0, 0.4 * max(flow.counts.shape)))
         found[f"flow-{at}"] = (size, lambda figure, flow=flow: _flow(figure, flow))  # type: ignore[misc]
     if ranked:

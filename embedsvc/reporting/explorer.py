@@ -66,6 +66,8 @@ class Explorer:
     ids, texts : sequence of str
     maps : mapping of str to ndarray of shape (n, 2)
         Coordinates by variant.
+    spaces : mapping of str to str
+        Whose axes a map has, by variant: maps of one space share them, and are zoomed together.
     first, second : str
         Variants of map A and map B to begin with.
     groups : mapping of str to sequence of str
@@ -78,6 +80,7 @@ class Explorer:
     ids: Sequence[str]
     texts: Sequence[str]
     maps: Mapping[str, NDArray[np.floating[Any]]]
+    spaces: Mapping[str, str]
     first: str
     second: str
     groups: Mapping[str, Sequence[str]]
@@ -93,11 +96,13 @@ def explorer(data: Explorer) -> dict[str, Any]:
     coloured |= {score.name: by_score(score.values) for score in data.scores}
     source = ColumnDataSource(_columns(data, coloured), name="texts")
     names = list(data.maps)
-    maps = {side: _map(source, side, chosen) for side, chosen in _sides(data)}
+    frames = _frames(data)
+    maps = {side: _map(source, side, chosen, frames[chosen]) for side, chosen in _sides(data)}
     pickers = {
-        f"{side}_variant": _variant_picker(figure, source, names, f"Map {side[-1].upper()}")
+        f"{side}_variant": _variant_picker(figure, source, names, frames, f"Map {side[-1].upper()}")
         for side, figure in maps.items()
     }
+    _zoom_together(list(zip(maps.values(), pickers.values(), strict=True)), data.spaces)
     legends = [
         Div(text=_legend(colours), visible=at == 0, name=f"legend_{at}", stylesheets=[sheet()])
         for at, colours in enumerate(coloured.values())
@@ -139,7 +144,42 @@ def _wide() -> dict[str, Any]:
 def _stacked(children: Sequence[Any]) -> Any:  # noqa: ANN401
     from bokeh.layouts import column
 
-    return column(*children, sizing_mode="stretch_width")
+    return column(*children, sizing_mode="stretch_width", stylesheets=[sheet()])
+
+
+def _frames(data: Explorer) -> dict[str, dict[str, tuple[float, float]]]:
+    """What each map shows, the same for all maps of a space, so that a text that stays lies in the same place."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for name in data.maps:
+        places = np.concatenate([data.maps[each] for each in data.maps if data.spaces[each] == data.spaces[name]])
+        low, high = places.min(axis=0).astype(float), places.max(axis=0).astype(float)
+        room = 0.04 * np.where(high > low, high - low, 1.0)
+        found[name] = {axis: (low[at] - room[at], high[at] + room[at]) for at, axis in enumerate("xy")}
+    return found
+
+
+def _zoom_together(maps: Sequence[tuple[Any, Any]], spaces: Mapping[str, str]) -> None:
+    """Let each map, given with its picker, show the part that is looked at on the other, if they share their axes."""
+    from bokeh.models import CustomJS
+
+    code = """
+    if (spaces[picker.value] != spaces[other_picker.value]) return
+    const follow = () => {
+      for (const axis of ["x_range", "y_range"]) {
+        const {start, end} = plot[axis]
+        other[axis].setv({start, end})
+      }
+    }
+    // Not at every step of a drag: drawing many texts twice would make it stutter.
+    clearTimeout(window.embedsvc_zoom)
+    window.embedsvc_zoom = setTimeout(follow, 40)
+    """
+    for (plot, picker), (other, other_picker) in (maps, maps[::-1]):
+        arguments = {"plot": plot, "other": other, "picker": picker, "other_picker": other_picker}
+        arguments["spaces"] = dict(spaces)
+        for axis in (plot.x_range, plot.y_range):
+            for end in ("start", "end"):
+                axis.js_on_change(end, CustomJS(args=arguments, code=code))
 
 
 def _columns(data: Explorer, coloured: Mapping[str, Colored]) -> dict[str, Any]:
@@ -159,8 +199,17 @@ def _columns(data: Explorer, coloured: Mapping[str, Colored]) -> dict[str, Any]:
     return columns
 
 
-def _map(source: Any, name: str, title: str) -> Any:  # noqa: ANN401
-    from bokeh.models import BoxZoomTool, HoverTool, LassoSelectTool, PanTool, ResetTool, TapTool, WheelZoomTool
+def _map(source: Any, name: str, title: str, frame: Mapping[str, tuple[float, float]]) -> Any:  # noqa: ANN401
+    from bokeh.models import (
+        BoxZoomTool,
+        HoverTool,
+        LassoSelectTool,
+        PanTool,
+        Range1d,
+        ResetTool,
+        TapTool,
+        WheelZoomTool,
+    )  # fmt: skip
     from bokeh.plotting import figure
 
     lasso = LassoSelectTool(continuous=False)
@@ -172,6 +221,8 @@ def _map(source: Any, name: str, title: str) -> Any:  # noqa: ANN401
         height=430,
         min_width=260,
         sizing_mode="stretch_width",
+        x_range=Range1d(*frame["x"]),
+        y_range=Range1d(*frame["y"]),
         # Not WebGL: without a graphics card it takes 4 s to draw 100,000 texts again, the plain canvas 1 s.
         tools=[lasso, PanTool(), WheelZoomTool(), BoxZoomTool(), TapTool(), ResetTool(), HoverTool(tooltips=tip)],
         active_drag=lasso,
@@ -190,7 +241,7 @@ def _map(source: Any, name: str, title: str) -> Any:  # noqa: ANN401
     return plot
 
 
-def _variant_picker(plot: Any, source: Any, names: Sequence[str], title: str) -> Any:  # noqa: ANN401
+def _variant_picker(plot: Any, source: Any, names: Sequence[str], frames: Mapping[str, Any], title: str) -> Any:  # noqa: ANN401
     from bokeh.models import CustomJS, Select
 
     select = Select(title=title, value=plot.title.text, options=list(names), name=f"{plot.name}_variant", **_wide())
@@ -199,9 +250,14 @@ def _variant_picker(plot: Any, source: Any, names: Sequence[str], title: str) ->
     source.data[`${plot.name}_x`] = source.data[`x${at}`]
     source.data[`${plot.name}_y`] = source.data[`y${at}`]
     plot.title.text = this.value
+    for (const axis of ["x", "y"]) {
+      const [start, end] = frames[this.value][axis]
+      plot[`${axis}_range`].setv({start, end, reset_start: start, reset_end: end})
+    }
     source.change.emit()
     """
-    select.js_on_change("value", CustomJS(args={"names": list(names), "plot": plot, "source": source}, code=code))
+    arguments = {"names": list(names), "plot": plot, "source": source, "frames": dict(frames)}
+    select.js_on_change("value", CustomJS(args=arguments, code=code))
     return select
 
 
@@ -313,14 +369,24 @@ def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _table(source: Any, data: Explorer, count: Any) -> Any:  # noqa: ANN401
-    from bokeh.models import CDSView, CustomJS, DataTable, IndexFilter, NumberFormatter, TableColumn
+    from bokeh.models import (
+        CDSView,
+        CustomJS,
+        DataTable,
+        HTMLTemplateFormatter,
+        IndexFilter,
+        NumberFormatter,
+        TableColumn,
+    )  # fmt: skip
 
     most = list(range(min(_LISTED, len(data.ids))))
     view = CDSView(filter=IndexFilter(indices=most))
     number = NumberFormatter(format="0.000", text_align="right", nan_format="–")
+    # <%- escapes; pointing at a cell shows what does not fit into it.
+    whole = HTMLTemplateFormatter(template='<span title="<%- value %>"><%- value %></span>')
     columns = [
         TableColumn(field="id", title="id", width=_id_width(data.ids)),
-        TableColumn(field="text", title="text", width=420),
+        TableColumn(field="text", title="text", width=420, formatter=whole),
     ]
     numbers = [
         TableColumn(field=f"score{at}", title=score.name, width=max(80, 7 * len(score.name)), formatter=number)
@@ -328,8 +394,12 @@ def _table(source: Any, data: Explorer, count: Any) -> Any:  # noqa: ANN401
     ]
     # The number that the rows are ordered by comes right after the text.
     columns += numbers[:1]
-    columns += [TableColumn(field=f"group{at}", title=name, width=130) for at, name in enumerate(data.groups)]
-    columns += [TableColumn(field=f"note{at}", title=name, width=240) for at, name in enumerate(data.notes)]
+    columns += [
+        TableColumn(field=f"group{at}", title=name, width=150, formatter=whole) for at, name in enumerate(data.groups)
+    ]
+    columns += [
+        TableColumn(field=f"note{at}", title=name, width=300, formatter=whole) for at, name in enumerate(data.notes)
+    ]
     columns += numbers[1:]
     arguments = {"view": view, "most": most, "count": count, "n": len(data.ids), "nothing": _NOTHING}
     code = """

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedsvc.errors import MissingExtraError
-from embedsvc.reporting.charts import curve_chart, flow_chart, group_chart, matrix_chart
+from embedsvc.reporting.charts import curve_chart, flow_chart, follow_maps, group_chart, matrix_chart
 from embedsvc.reporting.explorer import explorer
 from embedsvc.reporting.panels import explored, flows, groups, matrices
 from embedsvc.reporting.report import Report
 from embedsvc.reporting.style import follow_dark_mode
 from embedsvc.reporting.tables import tables
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 __all__ = ["page", "write_html"]
 
@@ -54,6 +59,7 @@ def page(report: Report) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
+    environment.filters["named"] = _namer(report)
     inline = Resources(mode="inline", components=_COMPONENTS).render_js() if models else ""
     told = explored(report)
     return environment.get_template("page.html.jinja").render(
@@ -68,7 +74,17 @@ def page(report: Report) -> str:
         mapped=told is not None,
         described=list(report.projections.values()),
         cut=report.n > 20_000,
+        searched=report.n if report.comparison is None else len(report.comparison.queries),
     )
+
+
+def _namer(report: Report) -> Callable[[str], Markup]:
+    """What escapes a sentence and sets the variants in it apart."""
+    from markupsafe import Markup, escape
+
+    names = sorted({str(escape(name)) for name in report.variants}, key=len, reverse=True)
+    variant = re.compile(rf"(?<![\w.:])({'|'.join(map(re.escape, names))})(?![\w])")
+    return lambda text: Markup(variant.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def _models(report: Report) -> dict[str, Any]:
@@ -84,4 +100,5 @@ def _models(report: Report) -> dict[str, Any]:
         models |= matrix_chart(measured)
     if report.stability is not None:
         models["curve"] = curve_chart(report.stability.curve)
+    follow_maps(models)
     return models

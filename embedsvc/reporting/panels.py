@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc.agreement import NOISE
+from embedsvc.clusters import VariantClusters
 from embedsvc.figures import Figure
 from embedsvc.reporting.explorer import Explorer, Score
 from embedsvc.reporting.report import Report
+from embedsvc.variability import Variability
 from embedsvc.variants import space
 
 __all__ = [
@@ -37,9 +39,11 @@ Floats = NDArray[np.float64]
 
 _FEWEST = 5  # texts in a group that is ranked
 _MOST_GROUPS = 20
+_MOST_FLOWING = 6  # variants; the flows between them are twice as many as their pairs
 _LONG = 20_000  # texts above which the page cuts them
 _CUT = 300
 _NAMED = 5  # lost or gained neighbours named in the table
+_QUOTED, _QUOTE = 2_000, 60  # texts up to which those are quoted, so many characters of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """How many texts of each cluster of the reference are in each cluster of a variant."""
+    """How many texts of each cluster of one variant are in each cluster of another."""
 
     reference: str
     variant: str
@@ -76,7 +80,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Mean excess change of the texts of a label or cluster, with its 95 % interval."""
+    """Mean excess change of the texts of a label or cluster, with its 95% interval."""
 
     kind: str
     name: str
@@ -145,6 +149,8 @@ def scores(report: Report) -> list[Score]:
                 ),
             ]
         training = report.stability.training
+        for each in (made, training):
+            found += [] if each is None else _flips(report, each)
         if training is not None:
             about = (
                 f"1 less the mean cosine of two training passes, over {training.passes} stored passes, all {n:,} texts."
@@ -154,6 +160,32 @@ def scores(report: Report) -> list[Score]:
         null = None if made.expected is None else 1.0 - made.expected.cosine_between
         found.append(Score("scatter of head passes", 1.0 - made.vectors.cosine_between, about, null, "closed form"))
     return found
+
+
+def _flips(report: Report, made: Variability) -> list[Score]:
+    """How often neighbours and clusters are others than in inference."""
+    found = []
+    if made.neighbors is not None:
+        about = (
+            f"Share of a text's {made.neighbors.k} nearest neighbours in inference that {made.mode} passes lose, mean "
+            f"over {len(made.neighbors.passes)} of them, of {_of(made.neighbors.flip)}."
+        )
+        found.append(Score(f"neighbour flips {made.mode}", made.neighbors.flip, about))
+    if made.clusters is not None:
+        about = (
+            f"Share of {len(made.clusters.passes)} {made.mode} passes that put a text into another cluster than "
+            f"inference does, of {_of(made.clusters.flip)}; clusters matched one to one. {made.clusters.method}."
+        )
+        restarts = None if report.stability is None else report.stability.restarts
+        found.append(
+            Score(f"cluster flips {made.mode}", made.clusters.flip, about, restarts, "other starts of the method alone")
+        )
+    return found
+
+
+def _of(values: Floats) -> str:
+    known = int(np.isfinite(values).sum())
+    return f"all {len(values):,} texts" if known == len(values) else f"{known:,} sampled of {len(values):,} texts"
 
 
 def explored(report: Report) -> Explorer | None:
@@ -170,10 +202,14 @@ def explored(report: Report) -> Explorer | None:
     notes = {}
     if report.focus is not None and report.focus in report.graphs:
         lost, gained = neighbors_of(report, report.focus)
-        # Above a size only sampled texts have neighbours at all.
+        few = report.n <= _QUOTED
+        # Above a size only sampled texts have neighbours at all, and their ids are all that the page has room for.
         notes = {
             title: [
-                ", ".join(report.ids[at] for at in found[int(row)][:_NAMED]) if int(row) in found else ""
+                (" · " if few else ", ").join(
+                    shortened(report.texts[at], _QUOTE) if few else report.ids[at]
+                    for at in found.get(int(row), [])[:_NAMED]
+                )
                 for row in order
             ]
             for title, found in (("lost neighbours", lost), ("gained neighbours", gained))
@@ -183,6 +219,7 @@ def explored(report: Report) -> Explorer | None:
         ids=[report.ids[row] for row in order],
         texts=[shortened(report.texts[row]) if cut else report.texts[row] for row in order],
         maps={name: places[order] for name, places in maps.items()},
+        spaces={name: space(name) for name in maps},
         first=first,
         second=second or first,
         groups={name: [values[row] for row in order] for name, values in group_names(report).items()},
@@ -232,29 +269,31 @@ def groups(report: Report) -> list[Group]:
 
 
 def flows(report: Report) -> list[Flow]:
-    """Where the texts of each cluster of the reference are in every other variant, the one in focus first."""
+    """Where the texts of each cluster of a variant are in each other variant; reference to focus comes first."""
     if report.clustering is None:
         return []
-    base = report.clustering.reference
-    found = []
-    for made in report.clustering.variants[1:]:
-        if made.same_as is not None:
-            continue
-        left, right = np.unique(base.labels), np.unique(made.labels)
-        counts = np.zeros((len(left), len(right)), dtype=np.int64)
-        np.add.at(counts, (np.searchsorted(left, base.labels), np.searchsorted(right, made.labels)), 1)
-        agreement = report.clustering.agreements.get((base.variant, made.variant))
-        found.append(
-            Flow(
-                base.variant,
-                made.variant,
-                tuple(cluster_name(int(number), report.topics.get(int(number), "")) for number in left),
-                tuple(cluster_name(int(number)) for number in right),
-                counts,
-                None if agreement is None else agreement.ari,
-            )
-        )
-    return sorted(found, key=lambda flow: flow.variant != report.focus)
+    distinct = [made for made in report.clustering.variants if made.same_as is None][:_MOST_FLOWING]
+    found = [_flow(report, a, b) for a in distinct for b in distinct if a is not b]
+    return sorted(found, key=lambda flow: (flow.reference != report.reference, flow.variant != report.focus))
+
+
+def _flow(report: Report, a: VariantClusters, b: VariantClusters) -> Flow:
+    left, right = np.unique(a.labels), np.unique(b.labels)
+    counts = np.zeros((len(left), len(right)), dtype=np.int64)
+    np.add.at(counts, (np.searchsorted(left, a.labels), np.searchsorted(right, b.labels)), 1)
+    assert report.clustering is not None
+    agreements = report.clustering.agreements
+    agreement = agreements.get((a.variant, b.variant)) or agreements.get((b.variant, a.variant))
+    names = [
+        tuple(cluster_name(int(number), words.get(int(number), "")) for number in numbers)
+        for numbers, words in ((left, _words(report, a)), (right, _words(report, b)))
+    ]
+    return Flow(a.variant, b.variant, names[0], names[1], counts, None if agreement is None else agreement.ari)
+
+
+def _words(report: Report, made: VariantClusters) -> Mapping[int, str]:
+    """The topics are those of the reference's clusters."""
+    return report.topics if made.variant == report.reference else {}
 
 
 def flow_ends(flow: Flow) -> tuple[Floats, Floats]:
@@ -285,7 +324,7 @@ def ribbons(flow: Flow) -> list[Ribbon]:
     heights = [ends[:, 1] - ends[:, 0] for ends in (left, right)]
     sizes = flow.counts.sum(axis=1), flow.counts.sum(axis=0)
     at_left, at_right = left[:, 1].copy(), right[:, 1].copy()
-    t = np.linspace(0, 1, 24)
+    t = np.linspace(0, 1, 16)
     ease = t * t * (3 - 2 * t)
     found = []
     for i, j in zip(*np.nonzero(flow.counts), strict=True):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ON_GROUND", "follow_dark_mode", "plain", "sheet"]
+__all__ = ["FONT", "ON_GROUND", "follow_dark_mode", "plain", "sheet"]
 
 _LIGHT_INK, _DARK_INK = "#434a54", "#c9d1d9"
 _LIGHT_GROUND, _DARK_GROUND = "#ffffff", "#11151b"  # those of the page
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'  # that of the page
 ON_GROUND = "on ground"  # name of glyphs of text that is drawn on the ground, and needs its ink
 
 # Bokeh renders into shadow roots, which the page's own style sheet does not reach; custom properties do.
@@ -21,10 +22,12 @@ _SHEET = """
   outline: 3px solid var(--focus) !important;
 }
 label, .bk-slider-title { color: var(--ink) !important }
+.bk-btn-default { background-color: var(--field) !important; color: var(--ink) !important }
 .noUi-target, .noUi-base { background-color: var(--line) !important; border-color: var(--line); box-shadow: none }
 .noUi-connect { background-color: var(--focus) !important }
 .noUi-handle { background-color: var(--field); border-color: var(--quiet); box-shadow: none }
 .noUi-handle:before, .noUi-handle:after { display: none }
+.bk-data-table, .slick-header-column, .slick-cell { font: 13px/1.5 var(--font) }
 .bk-data-table, .slick-grid, .slick-viewport, .grid-canvas { background: var(--ground) !important; color: var(--ink) }
 .slick-header, .slick-header-columns, .slick-header-column {
   background: var(--field) !important; color: var(--ink) !important; border-color: var(--line) !important;
@@ -52,14 +55,18 @@ def plain(plot: Any) -> None:  # noqa: ANN401
     plot.grid.grid_line_color = _LIGHT_INK
     plot.grid.grid_line_alpha = 0.12
     plot.title.text_color = _LIGHT_INK
+    plot.title.text_font, plot.title.text_font_size = FONT, "14px"
     for axis in plot.axis:
         axis.axis_label_text_color = axis.major_label_text_color = _LIGHT_INK
         axis.axis_line_color = axis.major_tick_line_color = _LIGHT_INK
         axis.minor_tick_line_color = None
         axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_font = axis.major_label_text_font = FONT
+        axis.axis_label_text_font_size, axis.major_label_text_font_size = "13px", "12px"
     for legend in plot.legend:
         legend.background_fill_alpha = legend.border_line_alpha = 0
         legend.label_text_color = _LIGHT_INK
+        legend.label_text_font, legend.label_text_font_size = FONT, "13px"
     plot.toolbar.logo = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ __all__ = ["Table", "tables"]
 _MOST = 12
 _NEIGHBORS = 2
 _SNIPPET = 60
+_NUMBER = re.compile(r"[-+]?[\d.,]+(e-?\d+)?%?( (to|\() ?[-+]?[\d.,]+%?( to [-+]?[\d.,]+%?)?\)?)?|–|")
 _WORDS = {
     "variance": "variance over passes, all units",
     "cosine_to_pre": "cosine of post and pre, same pass",
@@ -26,6 +28,8 @@ _WORDS = {
     "bald": "BALD (nats)",
     "variation_ratio": "variation ratio",
     "class_flip": "class is not that of inference",
+    "neighbor_flip": "nearest neighbours lost",
+    "cluster_flip": "cluster is not that of inference",
 }
 
 
@@ -39,6 +43,11 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     wide: tuple[int, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Columns that hold nothing but numbers, and so are aligned at their right."""
+        return tuple(at for at, cells in enumerate(zip(*self.rows, strict=True)) if all(map(_NUMBER.fullmatch, cells)))
 
 
 def tables(report: Report) -> dict[str, Table]:
@@ -91,9 +100,15 @@ def _groups(report: Report) -> Table | None:
     )
     about = (
         f"Mean over the texts of a group of the excess change of neighbours in {report.focus}; 0 is what the mask "
-        f"alone does. Labels, and clusters of {report.reference}, of 5 texts or more. Intervals: 95 %, normal."
+        f"alone does. Labels, and clusters of {report.reference}, of 5 texts or more of {_searched(report)}. "
+        "Intervals: 95%, normal."
     )
-    return Table("groups", "Groups by excess change", about, ("kind", "group", "texts", "mean excess", "95 %"), rows)
+    return Table("groups", "Groups by excess change", about, ("kind", "group", "texts", "mean excess", "95%"), rows)
+
+
+def _searched(report: Report) -> str:
+    found = 0 if report.comparison is None else len(report.comparison.queries)
+    return f"all {report.n:,}" if found == report.n else f"{found:,} sampled of {report.n:,}"
 
 
 def _clusters(report: Report) -> Table | None:
@@ -199,7 +214,7 @@ def _maps(report: Report) -> Table | None:
     return Table(
         "maps",
         "How the maps are made, and how good they are",
-        f"{about} Moved: share of texts beyond the 95th percentile of what moves without a reason; 5 % would.",
+        f"{about} Moved: share of texts beyond the 95th percentile of what moves without a reason; 5% would.",
         ("variant", "map", "trustworthiness", "continuity", "median displacement, of the map's size", "moved"),
         tuple(rows),
     )
@@ -222,7 +237,7 @@ def _pairs(report: Report) -> Table | None:
         "Variants, pair by pair",
         f"{made.method} {made.sampling}; {made.n_permutations} permutations, {made.n_bootstrap} bootstrap draws, "
         f"{made.n_simulations} drawn masks, seed {made.seed}.{same}",
-        ("variant", "variant", "measure", "observed", "95 %", "mask alone", "by", "null, 95 %"),
+        ("variant", "variant", "measure", "observed", "95%", "mask alone", "by", "null, 95%"),
         tuple(rows),
     )
 
@@ -255,7 +270,7 @@ def _curve(report: Report) -> Table | None:
         "curve",
         "How many passes make up for one inference",
         about,
-        ("T", "observed", "5 to 95 % of texts", "closed form"),
+        ("T", "observed", "5 to 95% of texts", "closed form"),
         rows,
     )
 
@@ -277,11 +292,15 @@ def _passes(report: Report) -> Table | None:
             f" In training mode the encoder makes {share:.0%} of the variance of post_dropout, the head's mask "
             f"{1 - share:.0%}."
         )
+    if made.restarts is not None:
+        split += (
+            f" Other starts of the clustering alone put {float(np.nanmean(made.restarts)):.1%} of the texts elsewhere."
+        )
     header = ("mean over texts", f"{made.head.passes:,} head passes", "mask alone predicts")
     return Table(
         "passes",
         "Dropout variability",
-        f"{made.method}{split} n = {made.n:,}, seed {made.seed}.",
+        f"{made.method}{split} {made.sampling} Seed {made.seed}.",
         (*header, *([f"{training.passes} training passes"] if training else [])),
         tuple(rows),
     )
@@ -311,7 +330,7 @@ def _probe(report: Report) -> Table | None:
         "Reading the labels off each variant",
         f"Accuracy; {made.sentence}; {made.sampling}; n = {made.n_used:,}, seed {made.seed}. The most frequent class "
         f"alone gives {made.baseline('accuracy'):.1%}. Differences are to {made.reference}, in points, paired by fold.",
-        ("classifier", "trained on", "tested on", "accuracy", "95 %", "difference", "95 %"),
+        ("classifier", "trained on", "tested on", "accuracy", "95%", "difference", "95%"),
         tuple(rows),
     )
 

@@ -114,7 +114,7 @@ def _clustering(evidence: Evidence) -> Finding:
     lines = [f"{reading}: {', '.join(named)}." for reading, named in readings.items()]
     if clusters.labels:
         nearest = sorted(clusters.labels.items(), key=lambda item: -item[1])
-        lines.append(f"ARI with the labels: {', '.join(f'{name} {ari:.2f}' for name, ari in nearest)}.")
+        lines.append(f"ARI with the labels: {', '.join(f'{name} {ari:z.2f}' for name, ari in nearest)}.")
     basis = _basis(evidence, purpose)
     weak = [each for each in (clusters.stability, restarts and restarts[0]) if each is not None and each < HOLDS]
     if weak:

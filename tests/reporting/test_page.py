@@ -168,6 +168,29 @@ def test_picking_a_variant_moves_the_map(opened):
     assert opened.complaints == []
 
 
+def test_the_flow_follows_the_maps(opened):
+    opened.page.get_by_label("Map A").select_option("post_dropout.head.0")
+    opened.page.get_by_label("Map B").select_option("pre_dropout.training.0")
+    title = opened.ask("return model('flow').title.text")
+    assert title.startswith("post_dropout.head.0 to pre_dropout.training.0: 150 texts, ARI")
+
+
+def test_zooming_one_map_zooms_the_other(opened):
+    shown = "return [model(argument).x_range.start, model(argument).x_range.end, model(argument).y_range.end]"
+    assert opened.ask(shown, "map_a") == opened.ask(shown, "map_b"), "one space, one frame"
+    opened.page.locator("[title='Wheel Zoom']").first.click()
+    box = opened.box("map_a")
+    before = opened.ask(shown, "map_a")
+    opened.page.mouse.move((box["left"] + box["right"]) / 2, (box["top"] + box["bottom"]) / 2)
+    opened.page.mouse.wheel(0, -300)
+    opened.page.wait_for_timeout(500)
+    assert opened.ask(shown, "map_a") != before
+    assert opened.ask(shown, "map_b") == opened.ask(shown, "map_a")
+    opened.page.get_by_label("Map B").select_option("post_dropout.head.0")
+    opened.page.wait_for_timeout(300)
+    assert opened.ask(shown, "map_b") == before, "a map that is picked is seen whole"
+
+
 def test_picking_a_colour_paints_both_maps_and_changes_the_legend(opened):
     name = "excess change post_dropout.training.0"
     colors = "return Array.from(model('texts').data.color)"
@@ -223,9 +246,12 @@ def test_measures_and_flows_can_be_picked(opened):
     before = opened.ask("return model('matrix').renderers[0].data_source.data.value.join()")
     opened.page.get_by_label("Measure").select_option("cka")
     assert opened.ask("return model('matrix').renderers[0].data_source.data.value.join()") != before
-    opened.page.get_by_label("From pre_dropout.inference to").select_option("post_dropout.head.0")
-    shown = opened.ask("return [0, 1, 2].filter(i => model(`flow_${i}`) && model(`flow_${i}`).visible).length")
-    assert shown == 1
+    assert opened.ask("return model('flow').title.text").startswith("pre_dropout.inference to post_dropout.training.0:")
+    opened.page.get_by_label("To", exact=True).select_option("post_dropout.head.0")
+    assert opened.ask("return model('flow').title.text").startswith("pre_dropout.inference to post_dropout.head.0: 150")
+    assert opened.ask("return model('flow_ribbons').data.count.reduce((a, b) => a + b)") == 150
+    opened.page.get_by_label("From", exact=True).select_option("post_dropout.head.0")
+    assert "pick two variants" in opened.ask("return model('flow').title.text")
     assert opened.complaints == []
 
 
@@ -281,6 +307,7 @@ def test_many_texts_open_and_react_in_time(chromium, tmp_path, n, seconds):
         maps={f"variant.training.{at}": base + 0.1 * at for at in range(5)},
         first="variant.training.0",
         second="variant.training.1",
+        spaces={f"variant.training.{at}": "variant" for at in range(5)},
         groups={"label": [f"group {row % 7}" for row in range(n)]},
         scores=[Score(f"score {at}", np.sort(rng.random(n))[::-1]) for at in range(4)],
         notes={},
