@@ -13,11 +13,13 @@ from embedsvc import metrics, plots
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import SettingsError
 from embedsvc.figures import Draws, Figure, Pair, Side, Work
+from embedsvc.joining import shared_rows
 from embedsvc.knn import Graphs
 from embedsvc.manifest import summarise
 from embedsvc.metrics import METRICS
 from embedsvc.results import Columns, Result
 from embedsvc.types import check_seed
+from embedsvc.variants import OTHER
 
 __all__ = ["DEFAULT_METRICS", "DEFAULT_VARIANTS", "Comparison", "Figure", "Pair", "compare"]
 
@@ -391,43 +393,14 @@ def _sides(
     )
     embeddings.iter_blocks(ours)
     other.iter_blocks(theirs)
-    rows, other_rows = _joined(embeddings, other, join)
+    rows, other_rows = shared_rows(embeddings, other, join)
     sides = [Side(f"this:{name}", embeddings, name, rows) for name in ours]
-    sides += [Side(f"other:{name}", other, name, other_rows) for name in theirs]
+    sides += [Side(f"{OTHER}{name}", other, name, other_rows) for name in theirs]
     left_out = tuple(f"this:{name}" for name in embeddings.variants if name not in ours)
-    left_out += tuple(f"other:{name}" for name in other.variants if name not in theirs)
+    left_out += tuple(f"{OTHER}{name}" for name in other.variants if name not in theirs)
     return sides, left_out, tuple(embeddings.ids[row] for row in rows)
 
 
 def _default(embeddings: EmbeddingSet, preferred: Sequence[str]) -> tuple[str, ...]:
     named = tuple(name for name in preferred if name in embeddings.variants)
     return named or embeddings.variants[:6]
-
-
-def _joined(one: EmbeddingSet, other: EmbeddingSet, join: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the texts that two sets share, in the order of the first.
-
-    Raises
-    ------
-    SettingsError
-        If they share too few, or an id stands for different texts.
-    """
-    where = {text_id: row for row, text_id in enumerate(other.ids)}
-    shared = [(row, where[text_id]) for row, text_id in enumerate(one.ids) if text_id in where]
-    counts = f"{one.path} has {len(one):,} texts, {other.path} {len(other):,}, and {len(shared):,} ids are in both"
-    if len(shared) < 4 or (join == "strict" and not len(shared) == len(one) == len(other)):
-        missing = [text_id for text_id in one.ids if text_id not in where] or sorted(where.keys() - set(one.ids))
-        advice = (
-            "Extract both from the same texts, or name the column of their ids with --id-column."
-            if len(shared) < 4
-            else "Compare the texts that are in both with --join inner."
-        )
-        raise SettingsError(f"the sets are not of the same texts: {counts}; not in both: {missing[0]!r}", advice)
-    changed = [one.ids[a] for a, b in shared if one.texts[a] != other.texts[b]]
-    if changed:
-        raise SettingsError(
-            f"{len(changed):,} of {len(shared):,} shared ids stand for different texts, the first is {changed[0]!r}",
-            "Ids made of file and row match by accident: extract both with --id-column.",
-        )
-    pairs = np.array(shared, dtype=np.int64)
-    return pairs[:, 0], pairs[:, 1]

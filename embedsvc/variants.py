@@ -12,9 +12,10 @@ from embedsvc.errors import SettingsError
 from embedsvc.manifest import summarise
 from embedsvc.types import Mode, Variant
 
-__all__ = ["REFERENCE", "choose", "derive", "reference", "space"]
+__all__ = ["OTHER", "REFERENCE", "choose", "derive", "reference", "space"]
 
 REFERENCE = "pre_dropout.inference"
+OTHER = "other:"  # how the variants of the second of two joined sets begin
 
 
 def choose(embeddings: EmbeddingSet, variants: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ def space(variant: str) -> str:
     Only vectors of one space may be given to a projection or a classifier that was fitted on another variant.
     """
     tap = Variant.parse(variant).tap
-    return "pre_dropout" if tap == "post_dropout" else tap
+    return tap.replace("post_dropout", "pre_dropout") if tap in ("post_dropout", f"{OTHER}post_dropout") else tap
 
 
 def reference(variant: str, variants: Sequence[str]) -> str:

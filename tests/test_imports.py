@@ -29,7 +29,7 @@ LAYERS = {
         *("manifest", "parts", "store", "embeddings", "formats", "metrics", "simulation", "resampling", "figures"),
         *("agreement", "clusterers", "clusters", "pca", "projectors", "scores", "tallies", "umaps", "variants"),
         *("plots", "diagnosis"),
-        "variability",
+        *("variability", "joining"),
     },
     "foundations": {"masks", "registry", "knn", "theory", "losses", "colors", "results"},
     "values": {"types"},

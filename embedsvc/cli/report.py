@@ -13,10 +13,18 @@ __all__ = ["report"]
 
 @click.command(epilog="Example:  embedsvc report reviews.parquet -o report.html --also markdown,json,png")
 @click.argument("path", metavar="SET")
+@click.argument("other", metavar="OTHER_SET", required=False)
 @click.option(
     "-o", "--out", default="report.html", show_default=True, metavar="PATH", help="A .html, .md, .json or .png file."
 )
 @click.option("--also", metavar="A,B,…", help="More forms, next to it: html, markdown, json, png (one a figure).")
+@click.option(
+    "--join",
+    type=click.Choice(["strict", "inner"]),
+    default="strict",
+    show_default=True,
+    help="Whether all texts must be in both sets.",
+)
 @click.option("--variants", metavar="A,B,…", help="[default: the first pass of every tap and mode, at most 8]")
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, metavar="K", help="Nearest neighbours.")
 @click.option(
@@ -34,7 +42,9 @@ __all__ = ["report"]
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def report(
     path: str,
+    other: str | None,
     *,
+    join: str,
     out: str,
     also: str | None,
     variants: str | None,
@@ -50,7 +60,8 @@ def report(
     """Say which variant to take for what, with all the evidence, on one page.
 
     The page opens without a network. It compares, clusters and maps the variants of a set, and measures how much its
-    texts depend on what dropout drops.
+    texts depend on what dropout drops. With OTHER_SET, of the same texts by id, the variants of both are on the page:
+    two checkpoints, or a model before and after it was tuned.
     """
     from embedsvc.cli.options import split
     from embedsvc.embeddings import EmbeddingSet
@@ -59,6 +70,8 @@ def report(
 
     found = report(
         EmbeddingSet.read(path),
+        other=EmbeddingSet.read(other) if other else None,
+        join=join,
         variants=split(variants) or None,
         seed=seed,
         k=k,

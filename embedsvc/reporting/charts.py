@@ -26,7 +26,7 @@ def matrix_chart(matrices: Sequence[Matrix]) -> dict[str, Any]:
     data = [_cells(matrix) for matrix in matrices]
     source = ColumnDataSource(data[0])
     plot = figure(
-        name="matrix", x_range=names, y_range=names[::-1], height=90 + 44 * len(names), min_width=280,
+        name="matrix", x_range=names, y_range=names[::-1], height=120 + 52 * len(names), min_width=280,
         sizing_mode="stretch_width", toolbar_location=None, tools="", title=_title(matrices[0].measure),
         tooltips=[("pair", "@a, @b"), ("observed", "@value{0.000}"), ("95%", "@interval"), ("mask alone", "@expected"),
                   ("null, 95%", "@null")],
@@ -169,8 +169,8 @@ def _flow(flow: Flow) -> dict[str, Any]:
     }
 
 
-def group_chart(groups: Sequence[Group]) -> Any:  # noqa: ANN401
-    """Mean excess change of every group with its interval; the line is what the mask alone does."""
+def group_chart(groups: Sequence[Group], what: str) -> Any:  # noqa: ANN401
+    """Mean change of every group with its interval; of excess change, the line is what the mask alone does."""
     from bokeh.models import ColumnDataSource, HoverTool, Span
     from bokeh.plotting import figure
 
@@ -191,7 +191,7 @@ def group_chart(groups: Sequence[Group]) -> Any:  # noqa: ANN401
     plot = figure(
         name="groups", x_range=(low - room, high + room), y_range=labels[::-1], height=90 + 26 * len(labels),
         min_width=280, sizing_mode="stretch_width",
-        toolbar_location=None, tools="", x_axis_label="mean excess change",
+        toolbar_location=None, tools="", x_axis_label=f"mean {what} of neighbours",
     )  # fmt: skip
     plot.segment("low", "label", "high", "label", source=source, line_color="color", line_width=3)
     dots = plot.scatter("mean", "label", source=source, size=10, fill_color="color", line_color=None)

@@ -20,6 +20,7 @@ from embedsvc.reporting.panels import (
     flows,
     groups,
     matrices,
+    moved,
     ribbons,
     scores,
 )
@@ -46,6 +47,7 @@ def drawings(report: Report) -> dict[str, tuple[tuple[float, float], Callable[[A
     """Size in inches and drawing of every figure there is something for, by name."""
     found: dict[str, tuple[tuple[float, float], Callable[[Any], None]]] = {}
     told, ranked = explored(report), groups(report)
+    what = (moved(report) or ((), "change"))[1]
     stability = report.stability
     if told is not None:
         found["maps"] = ((11, 5.4), lambda figure: _maps(figure, told))
@@ -58,7 +60,7 @@ def drawings(report: Report) -> dict[str, tuple[tuple[float, float], Callable[[A
         size = (8, max(3.0, 0.4 * max(flow.counts.shape)))
         found[f"flow-{at}"] = (size, lambda figure, flow=flow: _flow(figure, flow))  # type: ignore[misc]
     if ranked:
-        found["groups"] = ((8, 1 + 0.3 * len(ranked)), lambda figure: _groups(figure, ranked, str(report.focus)))
+        found["groups"] = ((8, 1 + 0.3 * len(ranked)), lambda figure: _groups(figure, ranked, what, str(report.focus)))
     for matrix in matrices(report):
         side = 3 + 0.7 * len(matrix.variants)
         found[f"matrix-{matrix.measure}"] = ((side + 1.5, side), lambda figure, matrix=matrix: _matrix(figure, matrix))  # type: ignore[misc]
@@ -108,7 +110,7 @@ def _flow(figure: Any, flow: Flow) -> None:  # noqa: ANN401
     axes.set_title(f"{flow.reference} to {flow.variant}: {flow.counts.sum():,} texts{ari}", fontsize=10)
 
 
-def _groups(figure: Any, ranked: list[Group], variant: str) -> None:  # noqa: ANN401
+def _groups(figure: Any, ranked: list[Group], what: str, variant: str) -> None:  # noqa: ANN401
     rows = [
         (
             f"{'label' if group.kind == 'label' else 'cluster'} {group.name} ({group.n:,})",
@@ -117,7 +119,7 @@ def _groups(figure: Any, ranked: list[Group], variant: str) -> None:  # noqa: AN
         )
         for group in ranked
     ]
-    plots.intervals(figure, rows, line=0.0, label=f"mean excess change of neighbours in {variant}")
+    plots.intervals(figure, rows, line=0.0, label=f"mean {what} of neighbours in {variant}")
 
 
 def _matrix(figure: Any, matrix: Matrix) -> None:  # noqa: ANN401

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from embedsvc.errors import MissingExtraError
 from embedsvc.reporting.charts import curve_chart, flow_chart, follow_maps, group_chart, matrix_chart
 from embedsvc.reporting.explorer import explorer
-from embedsvc.reporting.panels import explored, flows, groups, matrices
+from embedsvc.reporting.panels import explored, flows, groups, matrices, moved
 from embedsvc.reporting.report import Report
 from embedsvc.reporting.style import follow_dark_mode
 from embedsvc.reporting.tables import tables
@@ -93,7 +93,7 @@ def _models(report: Report) -> dict[str, Any]:
     if told is not None:
         models |= explorer(told)
     if ranked := groups(report):
-        models["groups"] = group_chart(ranked)
+        models["groups"] = group_chart(ranked, (moved(report) or ((), "change"))[1])
     if streams := flows(report):
         models |= flow_chart(streams)
     if measured := matrices(report):

@@ -28,6 +28,7 @@ __all__ = [
     "group_names",
     "groups",
     "matrices",
+    "moved",
     "neighbors_of",
     "ranking",
     "ribbons",
@@ -134,7 +135,9 @@ def scores(report: Report) -> list[Score]:
             f"Share of a text's {report.k} nearest neighbours in {report.reference} that are others in "
             f"{report.focus}, of {of}."
         )
-        found.append(Score(f"neighbours changed {report.focus}", change, about))
+        changed = Score(f"neighbours changed {report.focus}", change, about)
+        # Between two models no mask predicts anything, so that there is no excess to begin with.
+        found.insert(0 if report.excess(report.focus) is None else len(found), changed)
     if report.stability is not None:
         made = report.stability.head
         over = f"over {made.passes:,} head passes, all {n:,} texts; dropout variability, not calibrated uncertainty."
@@ -249,11 +252,22 @@ def neighbors_of(report: Report, variant: str) -> tuple[dict[int, list[int]], di
     return lost, gained
 
 
+def moved(report: Report) -> tuple[Floats, str] | None:
+    """What groups are ranked by, and its name: excess change in the focus, or change where no mask lies between."""
+    if report.focus is None:
+        return None
+    for values, name in ((report.excess(report.focus), "excess change"), (report.change(report.focus), "change")):
+        if values is not None:
+            return values, name
+    return None
+
+
 def groups(report: Report) -> list[Group]:
-    """Labels and clusters of the reference, those that change most beyond the mask first."""
-    excess = None if report.focus is None else report.excess(report.focus)
-    if excess is None:
+    """Labels and clusters of the reference, those that change most first; see `moved`."""
+    ranked = moved(report)
+    if ranked is None:
         return []
+    excess = ranked[0]
     known = np.isfinite(excess)
     found = []
     for kind, values in group_names(report).items():

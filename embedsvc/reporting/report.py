@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import plots
+from embedsvc import joining, plots
 from embedsvc.clustering import cluster
 from embedsvc.clusters import Clustering
 from embedsvc.comparison import Comparison, compare
@@ -26,7 +26,7 @@ from embedsvc.results import Columns, Result
 from embedsvc.types import Mode, Variant, check_seed
 from embedsvc.uncertainty import stability
 from embedsvc.variability import Stability
-from embedsvc.variants import choose, derive, reference, space
+from embedsvc.variants import OTHER, REFERENCE, choose, derive, reference, space
 
 __all__ = ["Facts", "Report", "report"]
 
@@ -38,6 +38,8 @@ _MAP_NEIGHBORS = 15  # UMAP counts the text itself
 _ALL_TEXTS = 20_000  # up to here the neighbours of every text are found
 _SAMPLED = 2_000  # above, those of so many texts
 _FEW_LABELS = 2_000  # up to here cross-validation is repeated
+_OF_DROPOUT = ("pre_dropout.inference", "post_dropout.inference", "post_dropout.training.0", "post_dropout.head.0")
+_OF_TWO = (*_OF_DROPOUT, f"{OTHER}pre_dropout.inference", f"{OTHER}post_dropout.training.0")
 _MOST_VARIANTS = 8  # the work and the matrix grow with the square of their number
 
 
@@ -182,6 +184,8 @@ class Report(Result):
 def report(
     embeddings: EmbeddingSet,
     *,
+    other: EmbeddingSet | None = None,
+    join: str = "strict",
     variants: Sequence[str] | None = None,
     seed: int = 0,
     k: int = 10,
@@ -200,8 +204,13 @@ def report(
     Parameters
     ----------
     embeddings : EmbeddingSet
+    other : EmbeddingSet, optional
+        Of the same texts, see `joining.join`; its variants begin with ``other:``.
+    join : {"strict", "inner"}
+        Whether every text must be in both sets, or those in both are enough.
     variants : sequence of str, optional
-        By default the first pass of every tap and mode, at most 8; `pre_dropout.inference` comes first.
+        By default the first pass of every tap and mode, at most 8, of two sets those of the dropout alone;
+        `pre_dropout.inference` comes first.
     seed : int
         Of everything that is drawn, but the masks of the set.
     k : int
@@ -226,6 +235,11 @@ def report(
         For vectors that are not finite.
     """
     check_seed(seed)
+    path = embeddings.path.name
+    if other is not None:
+        path = f"{path} and {other.path.name}"
+        embeddings = joining.join(embeddings, other, how=join)
+        variants = variants or [name for name in _OF_TWO if name in embeddings]
     n = len(embeddings)
     if n < 4:
         raise SettingsError(f"the set holds {n} texts, expected 4 or more for a report", "Bring more texts.")
@@ -268,7 +282,7 @@ def report(
         absent=work.absent,
     )
     return Report(
-        facts=_facts(embeddings),
+        facts=_facts(embeddings, path),
         variants=names,
         focus=focus,
         comparison=compared,
@@ -366,19 +380,19 @@ def _probed(embeddings: EmbeddingSet, names: tuple[str, ...], seed: int) -> Prob
 
 
 def _focus(others: Sequence[str]) -> str | None:
-    """The variant where most is to be seen: training before head, after the dropout before before it."""
+    """The variant where most is to be seen: another model, training before head, after the dropout before before it."""
 
-    def rank(name: str) -> tuple[bool, bool]:
+    def rank(name: str) -> tuple[bool, bool, bool]:
         variant = Variant.parse(name)
-        return variant.tap != "post_dropout", variant.mode is not Mode.TRAINING
+        return name != f"{OTHER}{REFERENCE}", variant.tap != "post_dropout", variant.mode is not Mode.TRAINING
 
     return min(others, key=rank, default=None)
 
 
-def _facts(embeddings: EmbeddingSet) -> Facts:
+def _facts(embeddings: EmbeddingSet, path: str) -> Facts:
     manifest = embeddings.manifest
     return Facts(
-        path=embeddings.path.name,
+        path=path,
         model=manifest.model.uri,
         digest=manifest.model.digest[:12],
         rate=manifest.head.rate,

@@ -10,7 +10,7 @@ import numpy as np
 
 from embedsvc.agreement import Spread
 from embedsvc.figures import Figure
-from embedsvc.reporting.panels import groups, matrices, neighbors_of, ranking, scores, shortened
+from embedsvc.reporting.panels import groups, matrices, moved, neighbors_of, ranking, scores, shortened
 from embedsvc.reporting.report import Report
 
 __all__ = ["Table", "tables"]
@@ -82,7 +82,7 @@ def _changed(report: Report) -> Table | None:
         "Most changed texts",
         f"{excess.about} The {len(rows)} texts where it is highest, each with up to {_NEIGHBORS} of its "
         "lost and gained neighbours.",
-        ("id", "text", "label", "excess", "neighbours changed", "lost", "gained"),
+        ("id", "text", "label", excess.name.removesuffix(f" {report.focus}"), "changed", "lost", "gained"),
         tuple(rows),
         (1, 5, 6),
     )
@@ -98,12 +98,16 @@ def _groups(report: Report) -> Table | None:
         (each.kind, each.name, f"{each.n:,}", f"{each.mean:+.3f}", f"{each.low:+.3f} to {each.high:+.3f}")
         for each in groups(report)
     )
+    ranked = moved(report)
+    if ranked is None:
+        return None
+    what = ranked[1]
+    zero = "; 0 is what the mask alone does" if what == "excess change" else ""
     about = (
-        f"Mean over the texts of a group of the excess change of neighbours in {report.focus}; 0 is what the mask "
-        f"alone does. Labels, and clusters of {report.reference}, of 5 texts or more of {_searched(report)}. "
-        "Intervals: 95%, normal."
+        f"Mean over the texts of a group of the {what} of neighbours in {report.focus}{zero}. Labels, and clusters of "
+        f"{report.reference}, of 5 texts or more of {_searched(report)}. Intervals: 95%, normal."
     )
-    return Table("groups", "Groups by excess change", about, ("kind", "group", "texts", "mean excess", "95%"), rows)
+    return Table("groups", f"Groups by {what}", about, ("kind", "group", "texts", f"mean {what}", "95%"), rows)
 
 
 def _searched(report: Report) -> str:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 from embedsvc.reporting.findings import Beside, Clusters, Effect, Evidence, Finding, Reading, Verdict
+from embedsvc.variants import OTHER
 
 __all__ = ["verdict"]
 
@@ -18,7 +19,6 @@ FEWEST_TEXTS = 10  # below, neighbours say nothing
 FEW_TEXTS = 50  # below, every finding is called a hint
 TOLERANCE = 0.02  # shares closer than two points are not told apart, however narrow their intervals
 HOLDS = 0.6  # clusterwise Jaccard below which a clustering is not to be built on (Hennig 2007); ARI of starts as well
-OTHER = "other:"  # how the variants of the second of two sets begin
 TRUSTED = 0.8  # trustworthiness below which single points of a map mean nothing; UMAP's own tests demand as much
 
 
@@ -42,7 +42,15 @@ def _headline(evidence: Evidence, findings: Sequence[Finding]) -> str:
         also = f" ({_and(same)} is the same, bit for bit)" if same else ""
         parts.append(f"{take}{also}" + (f" for {_and(purposes)}" if len(taken) > 1 or doubtful else ""))
     nothing = f" Nothing is recommended for {_and(doubtful)}." if doubtful else ""
-    return f"Take {'; '.join(parts)}.{nothing}{_size(evidence, findings)}{_few(evidence)}"
+    return f"Take {'; '.join(parts)}.{nothing}{_size(evidence, findings)}{_other_model(evidence)}{_few(evidence)}"
+
+
+def _other_model(evidence: Evidence) -> str:
+    """How far a second set is from the first, for which dropout is not to blame."""
+    other = next((each for each in evidence.overlaps if each.variant == f"{OTHER}{evidence.reference}"), None)
+    if other is None:
+        return ""
+    return f" The other model keeps {other.observed:.0%} of the {evidence.k} nearest neighbours ({other.variant})."
 
 
 def _size(evidence: Evidence, findings: Sequence[Finding]) -> str:
@@ -109,8 +117,8 @@ def _clustering(evidence: Evidence) -> Finding:
     why = " and ".join(filter(None, [held, again]))
     readings: dict[str, list[str]] = {}
     for each in clusters.agreements:
-        alone = "" if each.expected is None else f"; mask alone {each.expected:.2f}"
-        readings.setdefault(_apart(each, restarts), []).append(f"{each.variant} (ARI {each.observed:.2f}{alone})")
+        alone = "" if each.expected is None else f"; mask alone {each.expected:z.2f}"
+        readings.setdefault(_apart(each, restarts), []).append(f"{each.variant} (ARI {each.observed:z.2f}{alone})")
     lines = [f"{reading}: {', '.join(named)}." for reading, named in readings.items()]
     if clusters.labels:
         nearest = sorted(clusters.labels.items(), key=lambda item: -item[1])

@@ -265,6 +265,9 @@ def test_hardly_matters_is_said_only_of_what_was_measured():
 
 def test_sets_of_two_models_are_told_from_dropout():
     other = Beside("other:pre_dropout.inference", 0.4, 0.38, 0.42, expected=None, chance=0.04, encoder=False)
+    headline = verdict(replace(EVIDENCE, overlaps=[other])).headline
+    assert "The other model keeps 40% of the 10 nearest neighbours (other:pre_dropout.inference)." in headline
+    assert "What dropout changes" not in headline
     text = said(replace(EVIDENCE, overlaps=[other]), "similarity")
     assert "keeps 40% (38% to 42%) of the 10 nearest neighbours: it is another model" in text
 
