@@ -21,7 +21,7 @@ class Process:
     """A program that serves HTTP on loopback; ended by its own id."""
 
     def __init__(self, command: list[str], port: int = 0, env: dict[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
         self.port = port
         self.lines: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()
