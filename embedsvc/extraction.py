@@ -231,7 +231,7 @@ def extract_files(
     out: str | Path,
     *,
     format_: str | None = None,
-    model: str = "minilm-l6",
+    model: str = "minilm-l6-sentiment",
     settings: Settings | None = None,
     read_options: ReadOptions | None = None,
     load_options: LoadOptions | None = None,

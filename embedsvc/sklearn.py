@@ -78,7 +78,7 @@ class TextEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
 
     def __init__(
         self,
-        model: str = "minilm-l6",
+        model: str = "minilm-l6-sentiment",
         *,
         tap: str = "pre_dropout",
         mode: str = "inference",

@@ -28,7 +28,7 @@ __all__ = ["extract"]
 @click.option(
     "-m",
     "--model",
-    default="minilm-l6",
+    default="minilm-l6-sentiment",
     show_default=True,
     metavar="URI",
     help="A name (see `embedsvc models`), a path, or scheme:location.",

@@ -17,7 +17,7 @@ __all__ = ["serve"]
     "--model",
     "models",
     multiple=True,
-    default=("minilm-l6",),
+    default=("minilm-l6-sentiment",),
     show_default=True,
     metavar="[NAME=]URI",
     help="What to serve, under a name; the first is the default. Repeatable.",

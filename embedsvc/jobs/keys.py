@@ -128,7 +128,7 @@ _SET = Key("set", "text", None, "embeddings")
 STEP_KEYS: Mapping[str, tuple[Key, ...]] = {
     "extract": (
         Key("sources", "names", None, "sources", required=True),
-        Key("model", "text", "minilm-l6", "model"),
+        Key("model", "text", "minilm-l6-sentiment", "model"),
         Key("taps", "names", None, "taps"),
         Key("modes", "names", ("inference", "head"), "modes", choices=()),
         Key("passes", "whole", None, "passes", least=1),

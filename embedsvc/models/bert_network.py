@@ -39,7 +39,7 @@ def build(location: str, request: Request) -> BertNetwork | HeadNetwork:
     ModelFormatError
         If the folder cannot be loaded, or has no pooler.
     """
-    source = huggingface.read_folder(Path(location))
+    source = huggingface.read_folder(Path(location), request.head_file)
     if "pooler.kernel" not in source.weights:
         raise ModelFormatError(
             f"{location} has no pooler, and a classifier's head stands on one",

@@ -68,9 +68,8 @@ def load_model(uri: str, options: LoadOptions | None = None, **changes: object) 
         named = catalog.MODELS[uri]
         path = catalog.fetch(named)
         import_tensorflow()
-        return LOADERS[named.loader](
-            str(path), replace(options, name=uri, rate=named.rate if options.rate is None else options.rate)
-        )
+        rate = named.rate if options.rate is None else options.rate
+        return LOADERS[named.loader](str(path), replace(options, name=uri, rate=rate, head_file=named.head_file))
     scheme, colon, location = uri.partition(":")
     # A single letter is a Windows drive, and a folder may have a colon in its name.
     if colon and len(scheme) > 1 and not set(scheme) & set("/\\") and not Path(uri).exists():

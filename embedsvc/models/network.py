@@ -46,6 +46,8 @@ class Request:
         Of the first weights.
     name : str or None
         What the encoder was asked for by, if that is a name of the catalogue.
+    head_file : Path or None
+        See `LoadOptions`.
     """
 
     texts: Sequence[Text]
@@ -58,6 +60,7 @@ class Request:
     precision: str
     seed: int
     name: str | None = None
+    head_file: Path | None = None
 
 
 class Rows(Protocol):
@@ -141,7 +144,7 @@ def build_network(uri: str, request: Request) -> Network:
     if uri in catalog.MODELS:
         named = catalog.MODELS[uri]
         location, scheme = str(catalog.fetch(named)), named.loader
-        request = replace(request, name=uri)
+        request = replace(request, name=uri, head_file=named.head_file)
     else:
         scheme, colon, location = uri.partition(":")
         if not colon or Path(uri).exists() or (scheme not in NETWORKS and scheme not in LOADERS):

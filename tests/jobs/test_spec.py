@@ -51,7 +51,7 @@ def test_sub_tables_are_steps_that_share_what_stands_above_them(path):
     assert (before.name, before.values["model"], before.values["seed"], before.values["passes"]) == (
         *("extract.before", "fake:8", 3, 2),
     )
-    assert (after.name, after.values["model"], after.values["seed"]) == ("extract.after", "minilm-l6", 4)
+    assert (after.name, after.values["model"], after.values["seed"]) == ("extract.after", "minilm-l6-sentiment", 4)
     assert compare.values["other-set"] == "after"
 
 
