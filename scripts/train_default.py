@@ -85,10 +85,10 @@ def card(record: dict, scores: dict) -> str:
 Sentiment of short English texts: {", ".join(record["classes"])}. `embedsvc extract` uses it if no model is named.
 
 - **What it is.** The encoder `minilm-l6` (all-MiniLM-L6-v2, Apache-2.0), unchanged, with a pooler, dropout
-  {SETTINGS.dropout} and a dense layer trained on top: {record["n_weights"]:,} weights, in `{NAME}.safetensors`.
+  {SETTINGS.dropout} and a dense layer trained on top: {record["n_weights"]:,} weights, `{NAME}.safetensors`.
 - **Data.** `{DATA[0]}`: 4,200 tweets with the mean of at least 20 human ratings each from -4 to +4 (Hutto &
-  Gilbert 2014, MIT, from the source distribution of vaderSentiment 3.2.1). A text is neutral where the mean rounds to 0 on the
-  raters' scale of whole numbers (-0.5 < mean < 0.5), else positive or negative by its sign.
+  Gilbert 2014, MIT, from the source distribution of vaderSentiment 3.2.1). A text is neutral where the mean
+  rounds to 0 on the raters' scale of whole numbers (-0.5 < mean < 0.5), else positive or negative by its sign.
 - **Split.** By a hash of the text, within each class: {split["train"]:,} to train on, {split["validation"]:,} to decide
   when to stop, {split["test"]:,} to test. Copies of a text are in one part.
 - **Made by** `scripts/train_default.py`, seed {SETTINGS.seed}; best epoch {record["best_epoch"] + 1} of

@@ -33,6 +33,7 @@ NAMES = (DOCS / "reference" / "names.md").read_text(encoding="utf-8")
 REGISTRIES = {
     "loader": load.LOADERS,
     "model": catalog.MODELS,
+    "data": catalog.DATA,
     "reader": readers.READERS,
     "format": formats.FORMATS,
     "exporter": exporting.EXPORTERS,

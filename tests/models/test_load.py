@@ -129,7 +129,8 @@ def test_a_mistyped_name_is_guessed(here):
         load_model("minilm-16")
     assert str(caught.value) == (
         "no model named 'minilm-16', and no such file or folder\n"
-        "Did you mean 'minilm-l6'? Named models: minilm-l6, minilm-l6-sentiment. Or give a path, or scheme:location with a scheme out of: "
+        "Did you mean 'minilm-l6'? Named models: minilm-l6, minilm-l6-sentiment. Or give a path, "
+        "or scheme:location with a scheme out of: "
         "fake, hf, hub, keras, kerashub, savedmodel"
     )
 
