@@ -19,7 +19,7 @@ __all__ = ["cli", "main", "show_error"]
 _COMMANDS = (
     *("extract", "show", "train"),
     *("compare", "cluster", "project", "stability", "probe", "neighbors"),
-    *("report", "export", "models", "inspect", "doctor"),
+    *("report", "export", "models", "inspect", "bench", "doctor"),
     *("run", "jobs", "serve"),
 )
 
