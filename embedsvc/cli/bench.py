@@ -74,4 +74,4 @@ def recurrent(*, settings: str, rounds: int, seconds: float, as_json: bool) -> N
         ],
     )
     if not any("GPU" in each.device for each in found):
-        click.echo("\nNo GPU here: no layer could run on a fused cuDNN kernel. See docs/questions/lstm-speed.md.")
+        click.echo("\nNo GPU here: no layer could run on a fused cuDNN kernel. See "Why can an LSTM train faster than a simple RNN?" in the documentation.")

@@ -1,11 +1,6 @@
 """The cells against TensorFlow's own, against the equations in numpy, and against TF 1's figures."""
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,29 +8,10 @@ import pytest
 from embedsvc.models.recurrent.config import RecurrentConfig, initial_weights
 from embedsvc.models.recurrent.policy import RecurrentDropout
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("recurrent oracle")]
 
 RATES = {"input": 0.3, "output": 0.4, "state": 0.5}
 RNG = np.random.default_rng(4)
-
-
-@pytest.fixture(scope="module")
-def oracle(tmp_path_factory):
-    """What the originals gave, in a process of their own: they need Keras 2 in TensorFlow's place for it."""
-    folder = tmp_path_factory.mktemp("oracle")
-    subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("wrapper_oracle.py")), str(folder)],
-        env=os.environ | {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
-        check=True,
-        capture_output=True,
-        timeout=280,
-    )
-    with np.load(folder / "cases.npz") as file:
-        cases: dict[str, dict[str, np.ndarray]] = {}
-        for name in file.files:
-            case, _, part = name.partition("/")
-            cases.setdefault(case, {})[part] = file[name]
-    return cases, json.loads((folder / "probes.json").read_text(encoding="utf-8"))
 
 
 def run(config, weights, x, kept, lengths=None):
