@@ -185,6 +185,9 @@ STEP_KEYS: Mapping[str, tuple[Key, ...]] = {
         Key("seed", "whole", None, "seed", least=0),
         Key("k", "whole", 10, "k", least=1),
         Key("neighbor-passes", "whole", 5, "neighbor_passes", least=0),
+        Key("cluster-passes", "whole", 5, "cluster_passes", least=0),
+        Key("cluster-method", "text", "kmeans", "cluster_method"),
+        Key("clusters", "whole or auto", "auto", "clusters", least=2),
     ),
     "probe": (
         _SET,

@@ -115,6 +115,12 @@ def load_job(
         raise SettingsError(f"{path}: the job is named {name!r}", "Use letters, digits, - and _.")
     steps = tables.steps()
     _check_sets(steps, str(path))
+    for place in (top["out"] or "", *(name for step in steps for name in step.values.get("sources") or ())):
+        if "://" in place:
+            raise SettingsError(
+                f"{path}: {place} is an address, and jobs read and write files",
+                "Mount the bucket, or copy to and from it (aws s3 sync) before and after the run.",
+            )
     return Job(name, top["out"] or name, steps, top["engine"], top["address"], top["workers"], top["gpus"])
 
 

@@ -18,7 +18,7 @@ import platformdirs  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 
 import embedsvc.models.fake
-import embedsvc.projection  # noqa: F401
+import embedsvc.uncertainty  # noqa: F401
 from embedsvc.jobs import load_job, run_job
 from tests.crashes import forked, wait
 from tests.jobs.conftest import EXTRACT, lines, results
@@ -31,7 +31,7 @@ def prepare(folder: Path) -> None:
     """A job and its first texts."""
     (folder / "texts").mkdir(parents=True)
     (folder / "texts" / "a.txt").write_text(lines(1, 160))
-    (folder / "job.toml").write_text(EXTRACT + '[project]\nvariants = "pre_dropout.inference"\n')
+    (folder / "job.toml").write_text(EXTRACT + "[stability]\npasses = 2\nneighbor-passes = 0\ncluster-passes = 0\n")
 
 
 def grow(folder: Path) -> None:
