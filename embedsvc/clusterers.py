@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedsvc import threads
 from embedsvc.agreement import NOISE, Labels
 from embedsvc.registry import Registry
 from embedsvc.types import Vectors
 from embedsvc.variants import derive
 
-__all__ = ["CLUSTERERS", "Clusterer", "Fit", "Reduction", "label", "n_distinct"]
+__all__ = ["CLUSTERERS", "Clusterer", "Fit", "Reduction", "label", "label_each", "n_distinct"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,27 +129,46 @@ def label(clusterer: Clusterer, vectors: Vectors, k: int | None, *, seed: int) -
     """
     from sklearn.exceptions import ConvergenceWarning
 
-    rows = np.arange(len(vectors))
-    if clusterer.most_texts is not None and len(vectors) > clusterer.most_texts:
-        generator = np.random.default_rng(derive(seed, "fitted on"))
-        rows = np.sort(generator.choice(len(vectors), clusterer.most_texts, replace=False))
-    sample = vectors[rows]
     with warnings.catch_warnings(record=True) as caught:
         # Recorded, not silenced: fewer distinct vectors than k is the same class, but our callers refuse that before.
         warnings.simplefilter("always", ConvergenceWarning)
-        labels = np.asarray(clusterer.fit(sample, k if k is None else min(k, len(sample)), derive(seed, "fit")))
+        labels = _labels(clusterer, vectors, k, seed)
     for warning in caught:
         if not issubclass(warning.category, ConvergenceWarning):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    if len(rows) < len(vectors):
-        labels = _joined(vectors, rows, labels, gives_noise=clusterer.gives_noise)
-    return Fit(_by_size(labels), not any(issubclass(warning.category, ConvergenceWarning) for warning in caught))
+    return Fit(labels, not any(issubclass(warning.category, ConvergenceWarning) for warning in caught))
+
+
+def label_each(
+    clusterer: Clusterer, task: Callable[[T], tuple[Vectors, int | None, int]], items: Iterable[T]
+) -> list[Labels]:
+    """Labels of many clusterings on all processors; `task` makes vectors, k and seed of an item.
+
+    Whether they converged is not told: what is asked of many is how far they agree.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():  # around all threads, since filters are those of the whole process
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return threads.each(lambda item: _labels(clusterer, *task(item)), items)
 
 
 def n_distinct(vectors: Vectors) -> int:
     """How many of the vectors differ; 0 and -0 are equal."""
     rows = np.ascontiguousarray(vectors) + np.float32(0)
     return len(np.unique(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))))
+
+
+def _labels(clusterer: Clusterer, vectors: Vectors, k: int | None, seed: int) -> Labels:
+    rows = np.arange(len(vectors))
+    if clusterer.most_texts is not None and len(vectors) > clusterer.most_texts:
+        generator = np.random.default_rng(derive(seed, "fitted on"))
+        rows = np.sort(generator.choice(len(vectors), clusterer.most_texts, replace=False))
+    sample = vectors[rows]
+    labels = np.asarray(clusterer.fit(sample, k if k is None else min(k, len(sample)), derive(seed, "fit")))
+    if len(rows) < len(vectors):
+        labels = _joined(vectors, rows, labels, gives_noise=clusterer.gives_noise)
+    return _by_size(labels)
 
 
 def _joined(vectors: Vectors, rows: NDArray[np.int64], labels: NDArray[Any], *, gives_noise: bool) -> NDArray[Any]:
@@ -178,8 +199,9 @@ def _by_size(labels: NDArray[Any]) -> Labels:
 def _kmeans(vectors: Vectors, k: int | None, seed: int) -> NDArray[Any]:
     from sklearn.cluster import KMeans
 
-    # Several threads add up in whichever order they end; with one, the same seed gives the same clusters.
-    with _one_thread("openmp"):
+    # Several threads add up in whichever order they end; with one, the same seed gives the same clusters. Its products
+    # are too small to share as well: on busy processors, threads of BLAS waiting for each other took 20 times as long.
+    with threads.one_thread():
         labels: NDArray[Any] = KMeans(k, n_init=3, max_iter=100, random_state=seed).fit_predict(vectors)
     return labels
 
@@ -213,16 +235,9 @@ def _gmm(vectors: Vectors, k: int | None, seed: int) -> NDArray[Any]:
     floor = 1e-6 * float(x.var(axis=0).mean())
     mixture = GaussianMixture(k, covariance_type=covariance, reg_covar=floor, n_init=2, max_iter=300, random_state=seed)
     # Its products are too small to share: threads of BLAS that wait for each other cost more than they give.
-    with _one_thread("blas"):
+    with threads.one_thread():
         labels: NDArray[Any] = mixture.fit_predict(x)
     return labels
-
-
-def _one_thread(library: Literal["openmp", "blas"]) -> AbstractContextManager[object]:
-    from threadpoolctl import threadpool_limits
-
-    limits: AbstractContextManager[object] = threadpool_limits(1, user_api=library)
-    return limits
 
 
 CLUSTERERS: Registry[Clusterer] = Registry(
@@ -234,7 +249,7 @@ CLUSTERERS: Registry[Clusterer] = Registry(
             gives_noise=False,
             seeded=True,
             widest=None,
-            most_texts=20_000,
+            most_texts=10_000,
             fewest_texts=2,
             sentence="k-means (k-means++, the best of 3 starts, euclidean)",
         ),

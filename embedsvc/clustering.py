@@ -28,7 +28,7 @@ from embedsvc.agreement import (
     match,
     verdict,
 )
-from embedsvc.clusterers import CLUSTERERS, Clusterer, Reduction, label, n_distinct
+from embedsvc.clusterers import CLUSTERERS, Clusterer, Reduction, label, label_each, n_distinct
 from embedsvc.clusters import Cluster, Clustering, PassStability, VariantClusters
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
@@ -40,8 +40,8 @@ __all__ = ["cluster"]
 
 _CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20)  # tried by k="auto"
 _CHOICE_TEXTS = 2_000  # for each candidate
-_SILHOUETTE_TEXTS = 5_000  # all their distances are computed
-_STABILITY_TEXTS = 4_000  # of a resample or pass: there are dozens of fits
+_SILHOUETTE_TEXTS = 3_000  # all their distances are computed
+_STABILITY_TEXTS = 2_000  # of a resample or pass: there are dozens of fits
 _RESTARTS = 5
 _REPRESENTATIVES = 3
 
@@ -189,9 +189,8 @@ class _Job:
         sample = vectors[rows]
         points = self.space(self.names[0], vectors)[rows]
         candidates = [k for k in _CANDIDATES if k < len(sample) and k <= n_distinct(sample)]
-        scores = {
-            k: self.silhouette(sample, label(self.clusterer, points, k, seed=self.seed).labels) for k in candidates
-        }
+        fits = label_each(self.clusterer, lambda k: (points, k, self.seed), candidates)
+        scores = {k: self.silhouette(sample, labels) for k, labels in zip(candidates, fits, strict=True)}
         known = {k: score for k, score in scores.items() if score is not None}
         if not known:
             raise DegenerateInputError(
@@ -232,14 +231,16 @@ class _Job:
         self, points: Vectors, labels: Labels, numbers: Sequence[int], k: int | None, n_resamples: int
     ) -> dict[int, float]:
         """Clusterwise stability over bootstrap resamples; the resamples are the same for every variant."""
-        found = []
+        drawn = []
         for number in range(n_resamples):
             generator = np.random.default_rng(derive(self.seed, "resample", number))
             # Each text once however often it was drawn: copies would make clusters of their own.
-            rows = np.unique(generator.integers(0, len(points), min(len(points), _STABILITY_TEXTS)))
-            again = label(self.clusterer, points[rows], k, seed=self.seed).labels
-            found.append(clusterwise_jaccard(labels[rows], again, numbers))
-        return _mean_by_cluster(numbers, found)
+            drawn.append(np.unique(generator.integers(0, len(points), min(len(points), _STABILITY_TEXTS))))
+        fits = label_each(self.clusterer, lambda rows: (points[rows], k, self.seed), drawn)
+        return _mean_by_cluster(
+            numbers,
+            [clusterwise_jaccard(labels[rows], again, numbers) for rows, again in zip(drawn, fits, strict=True)],
+        )
 
     def passes(self, pre: Vectors, labels: Labels, k: int | None, n_passes: int) -> tuple[PassStability, ...]:
         """What head passes drawn from the reference, and stored training passes, make of its clusters."""
@@ -252,17 +253,19 @@ class _Job:
         for variant in map(Variant.parse, self.embeddings.variants):
             if variant.mode is Mode.TRAINING and space(str(variant)) == "pre_dropout" and variant.index is not None:
                 stored.setdefault(f"{variant.tap}.{variant.mode}", []).append(variant.index)
+        keys = self.keys(rows)
         groups = {"post_dropout.head": list(range(n_passes))} | {s: i[:n_passes] for s, i in stored.items()}
         found = []
         for stem, indices in groups.items():
-            drawn = []
-            for index in indices:
+
+            def task(index: int, stem: str = stem) -> tuple[Vectors, int | None, int]:
                 if stem == "post_dropout.head":
-                    vectors = manifest.head.post(pre[rows], self.keys(rows), Pass(Mode.HEAD, index, mask_seed))
+                    vectors = manifest.head.post(pre[rows], keys, Pass(Mode.HEAD, index, mask_seed))
                 else:
                     vectors = self.vectors(f"{stem}.{index}")[rows]
-                points = self.space(REFERENCE, vectors)
-                drawn.append(label(self.clusterer, points, k, seed=self.seed).labels)
+                return self.space(REFERENCE, vectors), k, self.seed
+
+            drawn = label_each(self.clusterer, task, indices)
             empty = sum(bool((other == NOISE).all()) for other in drawn)
             if empty:
                 self.notes.append(
@@ -293,10 +296,8 @@ class _Job:
         """
         rows = self.sample("passes", len(vectors), _STABILITY_TEXTS)
         points = self.space(self.names[0], vectors)[rows]
-        fits = [
-            label(self.clusterer, points, k, seed=derive(self.seed, "restart", number)).labels
-            for number in range(_RESTARTS if self.clusterer.seeded else 1)
-        ]
+        seeds = [derive(self.seed, "restart", number) for number in range(_RESTARTS if self.clusterer.seeded else 1)]
+        fits = label_each(self.clusterer, lambda seed: (points, k, seed), seeds)
         spread = Spread.of([adjusted_rand(a, b) for a, b in combinations(fits, 2)])
         return spread or Spread(1.0, 1.0, 1.0, 0), _flips(labels, rows, fits)
 

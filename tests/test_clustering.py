@@ -7,7 +7,7 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from embedsvc import clustering
+from embedsvc import clusterers, clustering
 from embedsvc.agreement import NOISE, match
 from embedsvc.clusterers import CLUSTERERS, Reduction, label, n_distinct
 from embedsvc.clustering import cluster
@@ -141,14 +141,16 @@ def test_a_variant_that_was_not_clustered_is_named(found):
 def test_resamples_are_bootstraps_of_distinct_texts_the_same_for_every_variant(labelled, monkeypatch):
     drawn = []
 
-    def spy(clusterer, vectors, k, *, seed):
-        drawn.append(vectors)
-        return label(clusterer, vectors, k, seed=seed)
+    real = clusterers.label_each
 
-    monkeypatch.setattr(clustering, "label", spy)
+    def spy(clusterer, task, items):
+        drawn.extend(task(item)[0] for item in items)
+        return real(clusterer, task, items)
+
+    monkeypatch.setattr(clustering, "label_each", spy)
     cluster(labelled, k=4, variants=[HEAD], n_resamples=2, n_passes=0, seed=5)
     rows = {name: {row.tobytes(): at for at, row in enumerate(labelled[name])} for name in (PRE, HEAD)}
-    (_, *pre), (_, *post) = drawn[:3], drawn[3:6]
+    pre, post = drawn[:2], drawn[2:4]
     taken = [[rows[PRE][row.tobytes()] for row in resample] for resample in pre]
     assert taken == [[rows[HEAD][row.tobytes()] for row in resample] for resample in post]
     assert taken[0] != taken[1]

@@ -31,7 +31,7 @@ LAYERS = {
         *("plots", "diagnosis"),
         *("variability", "joining"),
     },
-    "foundations": {"masks", "registry", "knn", "theory", "losses", "colors", "results"},
+    "foundations": {"masks", "registry", "knn", "theory", "losses", "colors", "results", "threads"},
     "values": {"types"},
     "errors": {"errors"},
 }
