@@ -74,4 +74,6 @@ def recurrent(*, settings: str, rounds: int, seconds: float, as_json: bool) -> N
         ],
     )
     if not any("GPU" in each.device for each in found):
-        click.echo("\nNo GPU here: no layer could run on a fused cuDNN kernel. See "Why can an LSTM train faster than a simple RNN?" in the documentation.")
+        click.echo(
+            "\nNo GPU here, so no layer could run on a fused cuDNN kernel: docs/questions/lstm-speed.md says more."
+        )
