@@ -165,7 +165,7 @@ def describe(encoder: Encoder, settings: Settings, sources: Iterable[dict[str, o
         seed=settings.seed,
         max_tokens=settings.max_tokens,
         on_long=settings.on_long,
-        precision="float32",
+        precision=str(getattr(encoder, "precision", "float32")),
         token_budget=settings.token_budget,
         rows_per_part=settings.rows_per_part,
         engine=engine,
@@ -441,6 +441,8 @@ def _versions(engine: str) -> dict[str, str]:
     names: dict[str, tuple[str, ...]] = {name: (name,) for name in ("embedsvc", "numpy", "pyarrow")}
     if engine == "tensorflow":
         names |= {"tensorflow": ("tensorflow", "tensorflow-cpu"), "tokenizers": ("tokenizers",)}
+    elif engine == "openvino":
+        names |= {"openvino": ("openvino",), "tokenizers": ("tokenizers",)}
     found = {name: next(filter(None, map(_version, candidates)), "unknown") for name, candidates in names.items()}
     return found
 

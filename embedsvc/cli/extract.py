@@ -89,6 +89,20 @@ __all__ = ["extract"]
 )
 @click.option("--dropout-layer", metavar="NAME", help="The head's dropout, where several layers qualify.")
 @click.option("--preprocess", metavar="HANDLE", help="Preprocessing model of a hub: encoder.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "openvino", "tensorflow"]),
+    default="auto",
+    show_default=True,
+    help="What runs a BERT; auto takes OpenVINO where it is installed.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Of a BERT's products; the reduced ones are faster and less exact, and need OpenVINO.",
+)
 @click.option("--trust-model", is_flag=True, help="Load a model although it could run code or touch files.")
 @click.option("--overwrite", is_flag=True, help="Replace a set made under other settings.")
 @click.option(
@@ -143,6 +157,8 @@ def extract(sources: tuple[str, ...], out: str, **options: Any) -> None:  # noqa
         rate=options["rate"],
         dropout_layer=options["dropout_layer"],
         preprocess=options["preprocess"],
+        engine=options["engine"],
+        precision=options["precision"],
     )
     with progress.reporter(quiet=options["quiet"]) as started:
         try:

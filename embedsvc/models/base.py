@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from embedsvc import batching, masks
 from embedsvc.errors import UnknownTapError
 from embedsvc.head import Head
+from embedsvc.models.engines import AUTO, Precision
 from embedsvc.types import Forward, Mode, ModelSpec, Pass, Text, Tokens, Vectors
 
 __all__ = ["HEAD_TAPS", "Encoder", "LoadOptions", "check_taps", "encoder_taps", "forward", "head_vectors"]
@@ -38,6 +39,11 @@ class LoadOptions:
         The catalogue name it was asked for by; becomes the uri of its spec.
     head_file : Path or None
         A trained pooler and classifier to put onto the encoder, for named models that have one.
+    engine : str
+        What runs a BERT: out of `engines.ENGINES`, or "auto" for the fastest that is installed. Other models run on
+        TensorFlow always.
+    precision : Precision
+        Of a BERT's matrix products.
     """
 
     trust: bool = False
@@ -46,6 +52,11 @@ class LoadOptions:
     preprocess: str | None = None
     name: str | None = None
     head_file: Path | None = None
+    engine: str = AUTO
+    precision: Precision = Precision.FLOAT32
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", Precision(self.precision))  # a plain "bfloat16" is accepted
 
 
 class Encoder(Protocol):

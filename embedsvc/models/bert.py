@@ -1,9 +1,9 @@
-"""The fast BERT runner: one compiled graph per set of taps, no padding outside attention, keyed masks.
+"""The fast BERT runner: no padding outside attention, keyed masks, and an engine (`engines`) that multiplies.
 
 Three things make it fast. Rows are packed end to end, so every matrix product works on real tokens only; queries,
 keys and values come from one product; and where nothing but [CLS] is tapped, the last layer is computed for [CLS]
-alone. Masks are drawn outside TensorFlow by `masks`, in the thread that prepares the batch, so that they are the
-same bits here, in the head and in a reader of the store.
+alone. Masks are drawn outside the engine by `masks`, in the thread that prepares the batch, so that they are the
+same bits in every engine, in the head and in a reader of the store.
 
 References
 ----------
@@ -20,17 +20,18 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from embedsvc import masks
 from embedsvc.head import Head
 from embedsvc.losses import Ending
+from embedsvc.models import engines
+from embedsvc.models.engines import Batch, Masks, Precision
 from embedsvc.models.observation import OBSERVED_TEXT, Observation, Seen, observe
 from embedsvc.models.wordpiece import WordPiece
 from embedsvc.types import DropoutSite, Mode, ModelSpec, Pass, Tokens, Vectors
 
-__all__ = ["BertConfig", "BertEncoder", "BertRunner", "Weights", "draw_masks", "fold", "forward_graph", "pack"]
+__all__ = ["BertConfig", "BertEncoder", "BertRunner", "Weights", "draw_masks", "fold", "pack"]
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -76,14 +77,30 @@ class BertRunner:
         ``layer.{i}.attention_out.kernel (d, d)``, ``layer.{i}.attention_norm.{gamma,beta}``,
         ``layer.{i}.ffn_in.kernel (d, f)``, ``layer.{i}.ffn_out.kernel (f, d)``, ``layer.{i}.ffn_norm.{gamma,beta}``;
         ``pooler.kernel (d, d)`` and ``pooler.bias (d,)`` where there is a pooler.
+    engine : str
+        Out of `engines.ENGINES`; by default the fastest that is installed.
+    precision : Precision
+
+    Raises
+    ------
+    SettingsError, MissingExtraError
+        See `engines.choose`.
     """
 
-    def __init__(self, config: BertConfig, weights: Weights) -> None:
+    def __init__(
+        self,
+        config: BertConfig,
+        weights: Weights,
+        *,
+        engine: str = engines.AUTO,
+        precision: Precision = Precision.FLOAT32,
+    ) -> None:
         self.config = config
         self.digest = _digest(config, weights)
         self.has_pooler = "pooler.kernel" in weights
-        self._weights = {name: tf.constant(value, tf.float32) for name, value in fold(config, weights).items()}
-        self._graphs: dict[tuple[tuple[str, ...], bool], Any] = {}
+        self.engine = engines.choose(engine, precision)
+        self.precision = precision
+        self._engine = engines.make(self.engine, config, fold(config, weights), precision)
 
     @cached_property
     def taps(self) -> tuple[str, ...]:
@@ -117,15 +134,8 @@ class BertRunner:
         if not ids:
             return {tap: np.empty((0, self.config.width), dtype=np.float32) for tap in taps}
         lengths = np.fromiter((len(row) for row in ids), dtype=np.int32, count=len(ids))
-        training = pass_.mode is Mode.TRAINING
-        wanted = tuple(sorted(set(taps)))
-        graph = self._graphs.get((wanted, training))
-        if graph is None:
-            graph = self._graphs[wanted, training] = _compile(self.config, self._weights, wanted, training)
-        inputs = pack(ids, lengths)
-        drawn = draw_masks(self.config, lengths, keys, pass_) if training else ()
-        out = graph(*inputs, *drawn)
-        return {tap: out[tap].numpy() for tap in taps}
+        drawn = draw_masks(self.config, lengths, keys, pass_) if pass_.mode is Mode.TRAINING else None
+        return self._engine.run(pack(ids, lengths), drawn, taps)
 
     def observe(self, ids: NDArray[np.int32]) -> list[Observation]:
         """See `Observable`: each site's mask is put in alone, and what comes out is compared.
@@ -136,8 +146,7 @@ class BertRunner:
             One row with special tokens.
         """
         lengths, keys = np.array([len(ids)], dtype=np.int32), np.ones(1, dtype=np.uint64)
-        graph = _compile(self.config, self._weights, ("mean",), True)
-        inputs = pack([ids], lengths)
+        batch = pack([ids], lengths)
         names = [site.path for site in self.config.sites(0.0)[1:]]
         how = "the output under this site's mask alone"
 
@@ -145,8 +154,8 @@ class BertRunner:
             if not mode.stochastic:  # the graph of inference has no masks
                 return {name: Seen(False, None, False, how) for name in names}
             hidden, attention = draw_masks(self.config, lengths, keys, Pass(mode, number, 0))
-            all_kept = np.ones_like(hidden), np.ones_like(attention)
-            still = graph(*inputs, *all_kept)["mean"].numpy()
+            all_kept = Masks(np.ones_like(hidden), np.ones_like(attention))
+            still = self._engine.run(batch, all_kept, ("mean",))["mean"]
             found = {}
             for at, name in enumerate(names):
                 layer, part = divmod(at - 1, 3)
@@ -157,7 +166,7 @@ class BertRunner:
                 else:
                     row = 0 if at == 0 else 2 * layer + part
                     alone[0][row] = mask = hidden[row]  # (steps, width)
-                changed = not np.array_equal(graph(*inputs, *alone)["mean"].numpy(), still)
+                changed = not np.array_equal(self._engine.run(batch, Masks(*alone), ("mean",))["mean"], still)
                 found[name] = Seen(changed, mask.reshape(len(mask), 1, -1).astype(np.float32), True, how)
             return found
 
@@ -180,6 +189,7 @@ class BertEncoder:
     ) -> None:
         self.head = head
         self.ending = ending or Ending()
+        self.engine, self.precision = runner.engine, runner.precision
         self._runner = runner
         self._tokenizer = tokenizer
         self._pre_dropout = pre_dropout
@@ -223,18 +233,8 @@ class BertEncoder:
         return {tap: vectors[name] for tap, name in inner.items()}
 
 
-def draw_masks(
-    config: BertConfig, lengths: NDArray[np.int32], keys: NDArray[np.uint64], pass_: Pass
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which units stay at every site of the encoder, for one batch.
-
-    Returns
-    -------
-    hidden : ndarray of shape (1 + 2 * n_layers, n_tokens, width), bool
-        Embeddings, then attention output and layer output of each layer; rows end to end.
-    attention : ndarray of shape (n_layers, n_rows, n_heads, longest, longest), bool
-        Attention probabilities; False in the padding.
-    """
+def draw_masks(config: BertConfig, lengths: NDArray[np.int32], keys: NDArray[np.uint64], pass_: Pass) -> Masks:
+    """Which units stay at every site of the encoder, for one batch."""
     seed, index = pass_.draw
     n_layers, n_heads, width = config.n_layers, config.n_heads, config.width
     longest = int(lengths.max())
@@ -255,11 +255,11 @@ def draw_masks(
         if config.attention_rate:
             for layer in range(n_layers):
                 keep(attention[layer, row, :, :n, :n], site=2 + 3 * layer, rate=config.attention_rate)
-    return hidden, attention
+    return Masks(hidden, attention)
 
 
-def pack(ids: Sequence[NDArray[np.int32]], lengths: NDArray[np.int32]) -> tuple[NDArray[Any], ...]:
-    """A batch for `forward_graph`: rows end to end, and where a token sits in the grid that attention needs."""
+def pack(ids: Sequence[NDArray[np.int32]], lengths: NDArray[np.int32]) -> Batch:
+    """Rows end to end, and where a token sits in the grid that attention needs."""
     n_rows, longest, n_tokens = len(ids), int(lengths.max()), int(lengths.sum())
     rows = np.repeat(np.arange(n_rows, dtype=np.int32), lengths)
     starts = np.cumsum(lengths, dtype=np.int32) - lengths
@@ -269,114 +269,19 @@ def pack(ids: Sequence[NDArray[np.int32]], lengths: NDArray[np.int32]) -> tuple[
     from_grid = np.zeros(n_rows * longest, dtype=np.int32)
     from_grid[to_grid] = np.arange(n_tokens, dtype=np.int32)
     padding = np.where(np.arange(longest) < lengths[:, None], np.float32(0), _MASKED).astype(np.float32)
-    return np.concatenate(ids), positions, rows, starts.astype(np.int32), to_grid, from_grid, padding[:, None, None, :]
-
-
-def _compile(config: BertConfig, weights: Mapping[str, Any], taps: tuple[str, ...], training: bool) -> Any:
-    """The graph that gives these taps, traced once for every batch shape."""
-    vector, matrix = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, 1, 1, None], tf.float32)
-    signature = [vector] * 6 + [matrix]
-    if training:
-        hidden = tf.TensorSpec([1 + 2 * config.n_layers, None, config.width], tf.bool)
-        signature += [hidden, tf.TensorSpec([config.n_layers, None, config.n_heads, None, None], tf.bool)]
-
-    # A lambda and not a partial: TensorFlow would bind the masks' defaults of a partial as missing inputs.
-    graph = tf.function(lambda *inputs: forward_graph(config, weights, taps, *inputs), signature, autograph=False)
-    return graph.get_concrete_function()
-
-
-def forward_graph(
-    config: BertConfig,
-    weights: Mapping[str, Any],
-    taps: tuple[str, ...],
-    ids: Any,  # (N,) N tokens in all, rows end to end
-    positions: Any,  # (N,)
-    rows: Any,  # (N,) the row of each token
-    starts: Any,  # (B,) where each row's [CLS] is
-    to_grid: Any,  # (N,) token -> cell of the (B, T) grid
-    from_grid: Any,  # (B * T,) cell -> token
-    padding: Any,  # (B, 1, 1, T) 0 or -1e9
-    hidden: Any = None,  # (1 + 2 * layers, N, d) bool
-    attention: Any = None,  # (layers, B, heads, T, T) bool
-    *,
-    precision: Any = tf.float32,  # of the matrix products; everything else is float32
-) -> dict[str, Any]:
-    """Every tap asked for, (B, d) each; the graph that runs in `BertRunner`, in training and in what it exports."""
-    heads, width = config.n_heads, config.width
-    n_rows, longest = tf.shape(padding)[0], tf.shape(padding)[3]
-    cls_only = not {"mean", f"layer.{config.n_layers - 1}"} & set(taps)
-
-    def dropped(x: Any, kept: Any, rate: float) -> Any:
-        return x if kept is None or not rate else tf.where(kept, x * (1.0 / (1.0 - rate)), 0.0)
-
-    def site(number: int, chosen: Any = None) -> Any:
-        if hidden is None:
-            return None
-        return hidden[number] if chosen is None else tf.gather(hidden[number], chosen)
-
-    def product(x: Any, y: Any, **how: bool) -> Any:
-        if precision == tf.float32:
-            return tf.matmul(x, y, **how)
-        return tf.cast(tf.matmul(tf.cast(x, precision), tf.cast(y, precision), **how), tf.float32)
-
-    def dense(x: Any, name: str) -> Any:
-        return product(x, weights[f"{name}.kernel"]) + weights[f"{name}.bias"]
-
-    def norm(x: Any, name: str) -> Any:
-        mean = tf.reduce_mean(x, -1, keepdims=True)
-        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), -1, keepdims=True)
-        scale = tf.math.rsqrt(variance + config.norm_epsilon) * weights[f"{name}.gamma"]
-        return x * scale + (weights[f"{name}.beta"] - mean * scale)
-
-    def token_mean(x: Any) -> Any:
-        return tf.math.segment_mean(x, rows)
-
-    out: dict[str, Any] = {}
-    x = norm(tf.gather(weights["word"], ids) + tf.gather(weights["position"], positions), "embedding_norm")
-    x = dropped(x, site(0), config.hidden_rate)
-    for layer in range(config.n_layers):
-        name = f"layer.{layer}"
-        only = starts if cls_only and layer == config.n_layers - 1 else None
-        qkv = tf.gather(dense(x, f"{name}.qkv"), from_grid)  # (B * T, 3d)
-        qkv = tf.transpose(tf.reshape(qkv, [n_rows, longest, 3, heads, width // heads]), [2, 0, 3, 1, 4])
-        query = qkv[0] if only is None else qkv[0][:, :, :1]  # (B, h, T or 1, d / h)
-        probabilities = tf.nn.softmax(product(query, qkv[1], transpose_b=True) + padding)
-        if attention is not None:
-            kept = attention[layer] if only is None else attention[layer][:, :, :1]
-            probabilities = dropped(probabilities, kept, config.attention_rate)
-        context = tf.transpose(product(probabilities, qkv[2]), [0, 2, 1, 3])
-        context = tf.reshape(context, [-1, width])
-        if only is None:
-            context = tf.gather(context, to_grid)  # (N, d) again
-        else:
-            x = tf.gather(x, only)
-        attended = dropped(dense(context, f"{name}.attention_out"), site(1 + 2 * layer, only), config.hidden_rate)
-        x = norm(attended + x, f"{name}.attention_norm")
-        inner = _ACTIVATIONS[config.activation](dense(x, f"{name}.ffn_in"))
-        fed = dropped(dense(inner, f"{name}.ffn_out"), site(2 + 2 * layer, only), config.hidden_rate)
-        x = norm(fed + x, f"{name}.ffn_norm")
-        if name in taps:
-            out[name] = token_mean(x)
-    cls = x if cls_only else tf.gather(x, starts)
-    if "mean" in taps:
-        out["mean"] = out[name] if name in out else token_mean(x)
-    if "cls" in taps:
-        out["cls"] = cls
-    if "pooled_output" in taps:
-        out["pooled_output"] = tf.tanh(dense(cls, "pooler"))
-    return out
-
-
-_ACTIVATIONS: dict[str, Any] = {
-    # Written out, so that TensorFlow's remapper finds it and fuses product, bias and GELU into one oneDNN call.
-    "gelu": lambda x: 0.5 * x * (1.0 + tf.math.erf(x * np.float32(1 / np.sqrt(2)))),
-    "gelu_tanh": lambda x: tf.nn.gelu(x, approximate=True),
-    "relu": tf.nn.relu,
-}
+    return Batch(
+        np.concatenate(ids),
+        positions,
+        rows,
+        starts.astype(np.int32),
+        to_grid,
+        from_grid,
+        padding[:, None, None, :],
+    )
 
 
 def fold(config: BertConfig, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """What `forward_graph` takes, of `BertRunner`'s weights as arrays or tensors: constants folded into them.
+    """What engines take, of `BertRunner`'s weights as arrays or tensors: constants folded into them.
 
     Token type 0 goes into the positions, 1/sqrt(d) into the queries.
     """

@@ -20,7 +20,8 @@ from embedsvc.errors import ModelFormatError
 from embedsvc.head import Head
 from embedsvc.models import huggingface
 from embedsvc.models.base import LoadOptions
-from embedsvc.models.bert import BertConfig, draw_masks, fold, forward_graph, pack
+from embedsvc.models.bert import BertConfig, draw_masks, fold, pack
+from embedsvc.models.engines.tensorflow import forward_graph
 from embedsvc.models.exports import export
 from embedsvc.models.network import Cached, Request
 from embedsvc.models.wordpiece import WordPiece

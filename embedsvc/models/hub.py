@@ -21,6 +21,7 @@ from embedsvc.head import Head
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.bert import BertConfig, BertRunner
 from embedsvc.models.draws import Draws
+from embedsvc.models.engines import Precision
 from embedsvc.models.graph import read_graph
 from embedsvc.models.lift import lift
 from embedsvc.models.observation import OBSERVED_TEXT, Observation
@@ -70,7 +71,7 @@ def load_recipe(location: str, options: LoadOptions, *, lifting: bool = True) ->
     graph = GraphRunner.open(encoder_folder)
     probes = tokenizer.probes(graph.max_tokens)
     graph.try_out(probes)
-    lifted = _lifted(graph, encoder_folder, probes) if lifting else None
+    lifted = _lifted(graph, encoder_folder, probes, options) if lifting else None
     return HubEncoder(
         tokenizer,
         lifted or graph,
@@ -100,6 +101,8 @@ class HubEncoder:
         self.runner = runner
         self._tokenizer = tokenizer
         graph = runner if isinstance(runner, GraphRunner) else None
+        self.engine = "tensorflow" if graph else runner.engine
+        self.precision = Precision.FLOAT32 if graph else runner.precision
         width = graph.width if graph else runner.config.width
         sites = graph.sites(head.rate) if graph else runner.config.sites(head.rate)
         notes = ["The recipe's Dense layer is untrained here, so there are no logits."]
@@ -257,7 +260,9 @@ def resolve(handle: str, what: str) -> Path:
     return folder
 
 
-def _lifted(graph: GraphRunner, folder: Path, probes: Sequence[NDArray[np.int32]]) -> BertRunner | None:
+def _lifted(
+    graph: GraphRunner, folder: Path, probes: Sequence[NDArray[np.int32]], options: LoadOptions
+) -> BertRunner | None:
     """The fast runner with this encoder's weights if both agree, else None."""
     live = [(graph.draws.sites[number], graph.ranks[number]) for number in graph.draws.live]
     found = lift({name: variable.numpy() for name, variable in graph.variables.items()}, read_graph(folder), live)
@@ -267,12 +272,15 @@ def _lifted(graph: GraphRunner, folder: Path, probes: Sequence[NDArray[np.int32]
     keys = np.arange(len(probes), dtype=np.uint64)
     expected = graph.run(probes, keys=keys, taps=graph.taps, pass_=Pass())
     for activation in ("gelu", "gelu_tanh", "relu"):
-        runner = BertRunner(BertConfig(**fields, activation=activation), weights)
+        config = BertConfig(**fields, activation=activation)
+        runner = BertRunner(config, weights, engine=options.engine)
         if set(runner.taps) != set(graph.taps):
             return None
         given = runner.run(probes, keys=keys, taps=graph.taps, pass_=Pass())
         if all(_agree(given[tap], expected[tap]) for tap in graph.taps):
-            return runner
+            if options.precision is runner.precision:
+                return runner
+            return BertRunner(config, weights, engine=options.engine, precision=options.precision)
     return None
 
 

@@ -116,7 +116,7 @@ def encoder_of(folder: Folder, options: LoadOptions) -> BertEncoder:
     head = _read_head(folder.data, folder.tensors, folder.config, options, folder.path, has_pooler=has_pooler)
     notes = folder.notes if head.kernel is not None else (*folder.notes, _untrained_note(folder.tensors, has_pooler))
     return BertEncoder(
-        BertRunner(folder.config, folder.weights),
+        BertRunner(folder.config, folder.weights, engine=options.engine, precision=options.precision),
         folder.tokenizer,
         head,
         uri=options.name or f"hf:{folder.path}",
@@ -321,6 +321,7 @@ def _read_tensors(folder: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _read_file(path: Path) -> dict[str, NDArray[np.float32]]:
+    import ml_dtypes  # noqa: F401 - teaches numpy bfloat16; comes with TensorFlow, and is small
     from safetensors import SafetensorError, safe_open
 
     safety.check_safetensors(path)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from embedsvc.errors import ModelFormatError
+from embedsvc.errors import ModelFormatError, SettingsError
 from embedsvc.models.base import Encoder, LoadOptions
+from embedsvc.models.engines import AUTO, Precision
 from embedsvc.models.quiet import import_tensorflow
 from embedsvc.registry import Registry
 
@@ -28,6 +29,8 @@ LOADERS: Registry[Loader] = Registry(
         "savedmodel": "embedsvc.models.savedmodel:load",
     },
 )
+
+_WITHOUT_TENSORFLOW = ("fake", "hf")  # a BERT's engine may be another one
 
 SCHEMES = {
     "hf": "a Hugging Face BERT folder: config.json, model.safetensors, vocab.txt or tokenizer.json",
@@ -60,27 +63,45 @@ def load_model(uri: str, options: LoadOptions | None = None, **changes: object) 
         If the model could run code or touch files and ``trust`` is not set.
     FetchError
         If a named model cannot be downloaded or verified.
+    SettingsError
+        If an engine or precision is asked for that this model cannot run on.
+    MissingExtraError
+        If that engine is not installed.
     """
     options = replace(options or LoadOptions(), **changes)  # type: ignore[arg-type]
+    encoder = _load(uri, options)
+    runs_on, precision = getattr(encoder, "engine", "tensorflow"), getattr(encoder, "precision", Precision.FLOAT32)
+    if options.engine not in (AUTO, runs_on) or options.precision != precision:
+        asked = f"precision {options.precision}" if options.engine in (AUTO, runs_on) else f"engine {options.engine}"
+        raise SettingsError(
+            f"{asked} was asked for, but {uri} runs on {runs_on} in {precision} only",
+            "Engines and precisions are for BERT encoders: hf:, named ones, and hub: where the encoder is a standard "
+            "BERT. Leave out --engine and --precision.",
+        )
+    return encoder
+
+
+def _load(uri: str, options: LoadOptions) -> Encoder:
     from embedsvc import catalog
 
     if uri in catalog.MODELS:
         named = catalog.MODELS[uri]
         path = catalog.fetch(named)
-        import_tensorflow()
         rate = named.rate if options.rate is None else options.rate
-        return LOADERS[named.loader](str(path), replace(options, name=uri, rate=rate, head_file=named.head_file))
+        return _loader(named.loader)(str(path), replace(options, name=uri, rate=rate, head_file=named.head_file))
     scheme, colon, location = uri.partition(":")
     # A single letter is a Windows drive, and a folder may have a colon in its name.
     if colon and len(scheme) > 1 and not set(scheme) & set("/\\") and not Path(uri).exists():
         if not location and SCHEMES.get(scheme, "fake:") != SCHEMES["fake"]:
             raise ModelFormatError(f"{uri} names no model", f"{uri} is followed by {SCHEMES[scheme]}.")
-        if scheme in LOADERS and scheme != "fake":
-            import_tensorflow()
-        return LOADERS[scheme](location, options)
-    scheme = recognise(Path(uri))
-    import_tensorflow()
-    return LOADERS[scheme](uri, options)
+        return _loader(scheme)(location, options)
+    return _loader(recognise(Path(uri)))(uri, options)
+
+
+def _loader(scheme: str) -> Loader:
+    if scheme in LOADERS and scheme not in _WITHOUT_TENSORFLOW:
+        import_tensorflow()
+    return LOADERS[scheme]
 
 
 def recognise(path: Path) -> str:

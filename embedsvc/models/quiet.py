@@ -1,4 +1,4 @@
-"""Importing TensorFlow without its greeting."""
+"""Importing TensorFlow without its greeting, and OpenVINO without its telephone call."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import sys
 import tempfile
 import warnings
 from importlib import import_module
+from typing import Any
 
-__all__ = ["import_tensorflow"]
+__all__ = ["import_openvino", "import_tensorflow"]
 
 # What TensorFlow's C++ prints on every import, whatever TF_CPP_MIN_LOG_LEVEL says: nothing a user could act on.
 _GREETING = (
@@ -44,3 +45,20 @@ def import_tensorflow() -> None:
             for line in caught:
                 if not any(part in line for part in _GREETING):
                     sys.stderr.write(line.decode(errors="replace"))
+
+
+def import_openvino() -> Any:
+    """The module openvino, its telemetry left out.
+
+    Its import sends an event to its makers and writes an identifier into the home folder, unless the package
+    openvino-telemetry is missing: so it is hidden for the while.
+    """
+    hidden = "openvino_telemetry"
+    hide = "openvino" not in sys.modules and hidden not in sys.modules
+    if hide:
+        sys.modules[hidden] = None  # type: ignore[assignment] # None makes an import fail
+    try:
+        return import_module("openvino")
+    finally:
+        if hide:
+            del sys.modules[hidden]

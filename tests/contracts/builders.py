@@ -6,10 +6,12 @@ A builder gets an empty folder and a seed for its weights, writes a model there 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from tests.models import tiny_bert, tiny_saved_models
@@ -234,13 +236,21 @@ def hf_classifier(folder: Path, seed: int) -> Built:
     return _hf(folder, seed, 3)
 
 
-def _hf(folder: Path, seed: int, n_classes: int | None) -> Built:
+def hf_openvino(folder: Path, seed: int) -> Built:
+    # Not imported here: embedsvc does that without its telemetry.
+    if util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed: pip install 'embedsvc[openvino]'")
+    return _hf(folder, seed, 3, engine="openvino")
+
+
+def _hf(folder: Path, seed: int, n_classes: int | None, engine: str = "tensorflow") -> Built:
     words = vocabulary(folder)
     config = tiny_bert.CONFIG | {"vocab_size": len(words), "max_position_embeddings": 32}
     tensors = tiny_bert.make_tensors(config, seed, n_classes=n_classes)
     tiny_bert.write_folder(folder, tensors, config, words)
     return Built(
         f"hf:{folder}",
+        {"engine": engine},
         plain=lambda texts: tiny_bert.call_plainly(folder, tensors, config, texts),
         plain_tap="pooled_output" if n_classes is None else "logits",
     )
@@ -271,4 +281,5 @@ ENCODERS: dict[str, Callable[[Path, int], Built]] = {
     "savedmodel": savedmodel,
     "hf bert": hf_bert,
     "hf classifier": hf_classifier,
+    "hf on openvino": hf_openvino,
 }

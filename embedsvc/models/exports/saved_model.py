@@ -15,7 +15,8 @@ from typing import Any
 import tensorflow as tf
 
 from embedsvc.head import Head
-from embedsvc.models.bert import Weights, fold, forward_graph
+from embedsvc.models.bert import Weights, fold
+from embedsvc.models.engines.tensorflow import forward_graph
 from embedsvc.models.huggingface import Folder
 from embedsvc.models.tokenizer_graph import GraphTokenizer
 
