@@ -198,6 +198,8 @@ STEP_KEYS: Mapping[str, tuple[Key, ...]] = {
     ),
     "report": (
         _SET,
+        Key("other-set", "text", None, "other"),
+        Key("join", "text", "strict", "join", choices=("strict", "inner")),
         Key("also", "names", None, "also"),
         _VARIANTS,
         Key("k", "whole", 10, "k", least=1),

@@ -138,7 +138,7 @@ def _probe(step: Step, sets: Mapping[str, EmbeddingSet], told: Callable[[str], o
 def _report(step: Step, sets: Mapping[str, EmbeddingSet], told: Callable[[str], object]) -> object:
     from embedsvc.reporting.report import report
 
-    return report(sets["set"], told=told, **arguments(step))
+    return report(sets["set"], other=sets.get("other-set"), told=told, **arguments(step))
 
 
 _FUNCTIONS: Mapping[str, Callable[[Step, Mapping[str, EmbeddingSet], Callable[[str], object]], object]] = {
