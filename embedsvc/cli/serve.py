@@ -58,7 +58,7 @@ __all__ = ["serve"]
 @click.option(
     "--queue-tokens",
     type=click.IntRange(min=1),
-    default=16_384,
+    default=8_192,
     show_default=True,
     metavar="N",
     help="Tokens that may wait before a newcomer; beyond, requests get 429.",

@@ -51,7 +51,7 @@ class Limits:
     answer_floats: int = 16_000_000
     passes: int = 10_000
     compare_texts: int = 2_000
-    queue_tokens: int = 16_384
+    queue_tokens: int = 8_192
     held_bytes: int = 64 << 20
     connections: int = 512
     header_seconds: float = 10.0
