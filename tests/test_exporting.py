@@ -1,7 +1,13 @@
 import csv
+import io
 import json
+import os
+import shutil
+import subprocess
+import zipfile
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from embedsvc.embeddings import EmbeddingSet
@@ -39,7 +45,9 @@ def test_the_projector_folder_has_a_line_of_numbers_for_every_line_of_metadata(s
 
 
 def test_the_projector_of_tensorboard_reads_its_folder(small, tmp_path):
-    pytest.importorskip("tensorboard", reason="pip install tensorboard to open the folder with it")
+    pytest.importorskip(
+        "tensorboard", reason="pip install tensorboard to open the folder with it, as the test group has it"
+    )
     from google.protobuf import text_format
     from tensorboard.plugins.projector import projector_plugin
     from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
@@ -95,6 +103,25 @@ def test_embedding_atlas_gets_text_coordinates_and_neighbours_as_its_manual_says
     assert rows[3][1] is None
     assert [row[4]["ids"] for row in rows] == graph.indices.tolist()
     assert all(len(row[4]["distances"]) == 10 for row in rows)
+
+
+def test_embedding_atlas_itself_opens_the_file(small, tmp_path):
+    program = os.environ.get("EMBEDDING_ATLAS") or shutil.which("embedding-atlas")
+    if not program:
+        pytest.skip("pip install embedding-atlas in an environment of its own, and EMBEDDING_ATLAS=/path/to/it")
+    [path] = export(small, "embedding-atlas", tmp_path / "atlas.parquet", variants=VARIANTS)
+    columns = ["--text", "text", "--x", "x", "--y", "y", "--neighbors", "neighbors"]
+    subprocess.run(
+        [program, str(path), *columns, "--export-application", str(tmp_path / "app.zip")],
+        check=True, capture_output=True, timeout=240,
+    )  # fmt: skip
+    with zipfile.ZipFile(tmp_path / "app.zip") as app:
+        told = json.loads(app.read("data/metadata.json"))["props"]["data"]
+        table = pq.read_table(io.BytesIO(app.read("data/dataset.parquet")))
+    assert told["projection"] == {"x": "x", "y": "y"}, "it took our map and made none of its own"
+    assert (told["text"], told["neighbors"]) == ("text", "neighbors")
+    assert table["text"].to_pylist() == list(small.texts)
+    assert table["neighbors"].to_pylist()[0]["ids"] == neighbor_graph(small[VARIANTS[0]], 10).indices[0].tolist()
 
 
 @pytest.mark.parametrize("to", ["csv", "jsonl", "npz", "parquet"])
