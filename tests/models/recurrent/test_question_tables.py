@@ -48,3 +48,13 @@ def test_where_from_logits_matters(example, library):
     assert seen(twice, -40.0)[0] == pytest.approx(np.log(2))
     assert abs(seen(twice, -8.0)[1]) < 2e-4
     assert seen("logits, from_logits=False", -2.0)[1] == 0
+
+
+@pytest.mark.slow
+def test_the_example_of_variational_dropout_runs(tmp_path, capsys):
+    example = runpy.run_path(str(ROOT / "examples" / "variational_dropout.py"))
+    example["main"](tmp_path / "model", epochs=1)
+    rows = {line.split()[0]: float(line.split()[1]) for line in capsys.readouterr().out.splitlines()[1:]}
+    assert list(rows) == list(example["POLICIES"])
+    assert rows["none"] == 0
+    assert all(distance > 0.01 for policy, distance in rows.items() if policy != "none")
