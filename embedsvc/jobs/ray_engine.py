@@ -233,15 +233,19 @@ def _quiet_data() -> Iterator[None]:
     from ray.data import DataContext
 
     context = DataContext.get_current()
-    before = context.target_max_block_size, context.enable_progress_bars
+    names = ("target_max_block_size", "enable_progress_bars", "raise_original_map_exception")
+    before = {name: getattr(context, name) for name in names}
     logger = logging.getLogger("ray.data")
     level = logger.level
     context.target_max_block_size, context.enable_progress_bars = 1, False
-    logger.setLevel(logging.ERROR)
+    # Its own wrapping loses what it wraps on the way to this process.
+    context.raise_original_map_exception = True
+    logger.setLevel(logging.CRITICAL)  # an actor's error is told once, by us
     try:
         yield
     finally:
-        context.target_max_block_size, context.enable_progress_bars = before
+        for name, value in before.items():
+            setattr(context, name, value)
         logger.setLevel(level)
 
 
@@ -249,8 +253,9 @@ def _own(error: BaseException) -> EmbedsvcError | None:
     """The error of ours inside one of Ray's."""
     seen: BaseException | None = error
     while seen is not None:
-        for inner in (seen, getattr(seen, "cause", None)):
-            if isinstance(inner, EmbedsvcError):
-                return type(inner)(inner.problem, inner.hint)
+        # What Ray raises is of our class as well, but only its cause is built like it.
+        inner = getattr(seen, "cause", seen)
+        if isinstance(inner, EmbedsvcError):
+            return type(inner)(inner.problem, inner.hint)
         seen = seen.__cause__
     return None
