@@ -143,6 +143,8 @@ STEP_KEYS: Mapping[str, tuple[Key, ...]] = {
         Key("rate", "number", None, "rate", least=0),
         Key("dropout-layer", "text", None, "dropout_layer"),
         Key("preprocess", "text", None, "preprocess"),
+        Key("engine", "text", "auto", "engine", choices=("auto", "openvino", "tensorflow")),
+        Key("precision", "text", "float32", "precision", choices=("float32", "bfloat16", "int8")),
         Key("trust-model", "flag", False, "trust"),
         Key("token-budget", "whole", 1024, "token_budget", least=1),
         Key("rows-per-part", "whole", 4096, "rows_per_part", least=1),

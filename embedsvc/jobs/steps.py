@@ -33,6 +33,7 @@ def extraction_options(step: Step) -> tuple[Settings, ReadOptions, LoadOptions]:
     from embedsvc.batching import OnLong
     from embedsvc.extraction import Settings
     from embedsvc.models.base import LoadOptions
+    from embedsvc.models.engines import Precision
     from embedsvc.texts import ReadOptions
     from embedsvc.types import Mode
 
@@ -65,6 +66,8 @@ def extraction_options(step: Step) -> tuple[Settings, ReadOptions, LoadOptions]:
         rate=values["rate"],
         dropout_layer=values["dropout-layer"],
         preprocess=values["preprocess"],
+        engine=values["engine"],
+        precision=Precision(values["precision"]),
     )
     return settings, reading, loading
 

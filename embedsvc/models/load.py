@@ -140,7 +140,8 @@ def recognise(path: Path) -> str:
     raise ModelFormatError(
         f"{path} holds no model that is known here: found {listing}",
         "Known folders: a SavedModel (saved_model.pb), a Hugging Face folder (config.json, model.safetensors, "
-        "vocab.txt or tokenizer.json), a keras-hub preset (metadata.json, config.json, model.weights.h5).",
+        "vocab.txt or tokenizer.json), a keras-hub preset (metadata.json, config.json, model.weights.h5), a recurrent "
+        "classifier (of embedsvc train).",
     )
 
 
@@ -148,4 +149,7 @@ def _is_recurrent(folder: Path) -> bool:
     from embedsvc.models.recurrent.folder import MODEL_TYPE
     from embedsvc.models.safety.hugging_face import read_json
 
-    return read_json(folder / "config.json").get("model_type") == MODEL_TYPE
+    try:
+        return read_json(folder / "config.json").get("model_type") == MODEL_TYPE
+    except ModelFormatError:  # the loader that it falls to says what is wrong with it
+        return False
