@@ -1,0 +1,86 @@
+"""Engines and precisions: chosen as documented, and as near to the reference as stated."""
+
+import subprocess
+import sys
+from importlib import util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedsvc import masks
+from embedsvc.errors import MissingExtraError, SettingsError
+from embedsvc.models import engines
+from embedsvc.models.bert import BertRunner
+from embedsvc.models.engines import Precision
+from embedsvc.models.huggingface import read_config, read_weights
+from embedsvc.types import Mode, Pass
+from tests.models.tiny_bert import CONFIG, Draw, make_tensors, reference
+
+needs_openvino = pytest.mark.skipif(
+    util.find_spec("openvino") is None, reason="openvino is not installed: pip install 'embedsvc[openvino]'"
+)
+RNG = np.random.default_rng(1)
+ROWS = [[2, *RNG.integers(5, 22, n), 3] for n in (0, 1, 8, 3, 5, 8, 0)]  # empty, one token, at the limit of 10
+IDS = [np.array(row, dtype=np.int32) for row in ROWS]
+KEYS = masks.row_keys(f"row {row}" for row in range(len(ROWS)))
+TENSORS = make_tensors(pooler=True)
+TAPS = ("pooled_output", "cls", "mean", "layer.0", "layer.1")
+
+
+def make(precision: Precision) -> BertRunner:
+    config = read_config(CONFIG, Path("folder"))
+    weights = read_weights(TENSORS, config, Path("folder"))
+    return BertRunner(config, weights, engine="openvino", precision=precision)
+
+
+@needs_openvino
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.1), ("int8", 0.1)])
+@pytest.mark.parametrize("pass_", [Pass(), Pass(Mode.TRAINING, 3, 7)], ids=["inference", "training"])
+def test_openvino_is_as_near_to_the_reference_as_stated(precision, tolerance, pass_):
+    try:
+        runner = make(Precision(precision))
+    except SettingsError as error:
+        pytest.skip(error.problem)
+    drawn = Draw(KEYS, pass_, runner.config.sites(0.5)) if pass_.mode is Mode.TRAINING else None
+    expected = reference(TENSORS, CONFIG, ROWS, drawn) if drawn else reference(TENSORS, CONFIG, ROWS)
+    ours = runner.run(IDS, keys=KEYS, taps=TAPS, pass_=pass_)
+    for tap in TAPS:
+        np.testing.assert_allclose(ours[tap], expected[tap], atol=tolerance, err_msg=tap)
+    alone = [runner.run([IDS[row]], keys=KEYS[row : row + 1], taps=TAPS, pass_=pass_) for row in range(len(IDS))]
+    for tap in TAPS:
+        np.testing.assert_allclose(np.concatenate([one[tap] for one in alone]), ours[tap], atol=tolerance)
+
+
+def test_a_reduced_precision_is_refused_by_tensorflow():
+    with pytest.raises(SettingsError, match="computes in float32"):
+        engines.choose("tensorflow", Precision.INT8)
+
+
+def test_unknown_engines_and_precisions_are_errors_that_list_the_known():
+    with pytest.raises(SettingsError, match="openvino, tensorflow"):
+        engines.choose("opnvino")
+    with pytest.raises(SettingsError, match="bfloat16"):
+        Precision("half")
+
+
+def test_openvino_is_taken_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr(engines.util, "find_spec", lambda name: None)
+    assert engines.choose() == "tensorflow"
+    with pytest.raises(MissingExtraError):
+        engines.choose("openvino")
+    monkeypatch.setattr(engines.util, "find_spec", lambda name: name)
+    assert engines.choose() == "openvino"
+
+
+@needs_openvino
+def test_openvino_is_imported_without_its_telemetry(tmp_path):
+    code = (
+        "import sys; from embedsvc.models.quiet import import_openvino; import_openvino(); "
+        "print('openvino_telemetry' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}, capture_output=True
+    )
+    assert done.stdout.strip() == b"False", done.stderr
+    assert not list(tmp_path.iterdir()), "its telemetry would have left an identifier in the home folder"
