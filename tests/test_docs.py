@@ -187,7 +187,8 @@ def test_a_reason_is_given_for_every_example_that_is_not_run():
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files that the pages speak of."""
     folder = tmp_path_factory.mktemp("material")
-    shutil.copytree(ROOT / "examples", folder / "examples")
+    for name in ("examples", "pipelines"):
+        shutil.copytree(ROOT / name, folder / name)
     rows = [line for line in (ROOT / "examples" / "texts.csv").read_text("utf-8").splitlines() if '"' not in line][1:61]
     table = [row.split(",") for row in rows]
     (folder / "reviews.txt").write_text("".join(f"{text}\n" for _, text, *_ in table), "utf-8")
