@@ -26,8 +26,8 @@ __all__ = ["Draws", "Figure", "Pair", "Side", "Work"]
 Floats = NDArray[np.float64]
 
 _ALL_TEXTS = 20_000  # up to here the neighbours of every text are found, above those of the sample: exactly in any case
-_SECOND_ORDER_DRAWS = 40  # each gathers the vectors of all neighbours
-_PROCRUSTES_DRAWS = 10  # each needs a matrix's singular values, and the null hardly spreads
+_SECOND_ORDER_DRAWS = 10  # each gathers the vectors of all neighbours
+_PROCRUSTES_DRAWS = 5  # each needs a matrix's singular values, and the null hardly spreads
 _ROWS = 4096
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc.errors import DegenerateInputError
+from embedsvc.threads import one_thread
 
 __all__ = [
     "MANY",
@@ -35,6 +36,7 @@ Floats = NDArray[np.float64]
 _LEVELS = (2.5, 97.5)
 MANY = 10_000  # texts above which the bootstrap of a mean is normal to more digits than are printed
 _NORMAL = 1.959963984540054
+_GROUPS = 4096  # of distances, for their ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,9 @@ def bootstrap_spearman(distances: list[Floats], m: int, weights: Floats) -> Floa
     ndarray of shape (draws, len(distances), len(distances))
     """
     first, second = np.triu_indices(m, 1)
-    # Equal distances share a group, and a group its middle rank; groups in ascending order make ranks by a sum.
-    groups = [np.unique(values, return_inverse=True)[1].astype(np.int32) for values in distances]
+    # Equal distances share a group, and a group its middle rank; groups in ascending order make ranks by a sum. So many
+    # groups of equal size stand for single ranks to 1e-7 of the correlation, and their sums stay in the cache.
+    groups = [_groups(values) for values in distances]
     result = np.empty((len(weights), len(distances), len(distances)))
     ranks = np.empty((len(distances), len(first)))
     for draw, weight in enumerate(weights):
@@ -203,6 +206,13 @@ def bootstrap_procrustes(x: NDArray[np.floating], y: NDArray[np.floating], rotat
     return np.asarray(np.arccos(np.clip(weights @ shared / np.sqrt((weights @ own) * (weights @ other)), -1.0, 1.0)))
 
 
+def _groups(values: Floats) -> NDArray[np.int32]:
+    from scipy.stats import rankdata
+
+    ranks = rankdata(values)
+    return np.asarray(np.minimum(ranks * (_GROUPS / len(values)), _GROUPS - 1), dtype=np.int32)
+
+
 def _permute_squares(a: Floats, b: Floats, draws: int, rng: np.random.Generator) -> Floats:
     rows, matched = np.empty_like(b), np.empty_like(b)
     result = np.empty(draws)
@@ -234,4 +244,5 @@ def _root(square: Floats) -> Floats:
 def _nuclear(matrix: Floats) -> float:
     """Sum of the singular values, by the eigenvalues of the smaller square: several times faster, and exact enough."""
     small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    return float(np.sqrt(np.maximum(np.linalg.eigvalsh(small @ small.T), 0.0)).sum())
+    with one_thread():  # two threads gain little here, and on busy processors they wait for each other
+        return float(np.sqrt(np.maximum(np.linalg.eigvalsh(small @ small.T), 0.0)).sum())
