@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -51,6 +51,8 @@ class NeighborGraph:
         Share of the true neighbours found, over 1,000 rows searched exactly; None where the graph is exact.
     seed : int
         Of an approximate search; an exact one draws nothing.
+    checked : ndarray of int, or None
+        Rows of an approximate graph that were searched exactly: for its recall, and to put their neighbours right.
     """
 
     indices: NDArray[np.int32]
@@ -61,6 +63,7 @@ class NeighborGraph:
     exact: bool
     recall: float | None
     seed: int
+    checked: NDArray[np.int64] | None = None
 
     @property
     def k(self) -> int:
@@ -102,7 +105,9 @@ class NeighborGraph:
         where = np.searchsorted(self.queries, rows)
         if np.any(where >= len(self.indices)) or np.any(self.queries[where] != rows):
             raise SettingsError("the graph does not hold the neighbours of every row asked for")
-        return replace(self, indices=self.indices[where], distances=self.distances[where], rows=rows)
+        some = replace(self, indices=self.indices[where], distances=self.distances[where], rows=rows)
+        right = self.checked is not None and bool(np.isin(rows, self.checked).all())
+        return replace(some, exact=True, recall=None, checked=None) if right else some
 
 
 def neighbor_graph(
@@ -113,6 +118,7 @@ def neighbor_graph(
     seed: int = 0,
     rows: NDArray[np.int64] | None = None,
     exact: bool | None = None,
+    checked: NDArray[np.int64] | None = None,
     name: str = "the vectors",
 ) -> NeighborGraph:
     """The k nearest other texts of each text.
@@ -129,6 +135,8 @@ def neighbor_graph(
         Search the neighbours of these rows only, always exactly.
     exact : bool, optional
         By default up to `EXACT_ROWS` rows; above by NN-descent (Dong et al. 2011), with its recall.
+    checked : ndarray of int, optional
+        Rows that an approximate search must get right, its recall being measured on them; by default 1,000 drawn.
     name : str
         What the vectors are, for messages.
 
@@ -164,10 +172,13 @@ def neighbor_graph(
         indices, distances = _exact(points, k, metric, np.arange(n) if rows is None else rows)
         return NeighborGraph(indices, distances, metric, n, rows, exact=True, recall=None, seed=seed)
     indices, distances = _approximate(points, k, metric, seed)
-    asked = np.sort(np.random.default_rng(seed).choice(n, min(_RECALL_QUERIES, n), replace=False))
-    truth, _ = _exact(points, k, metric, asked)
-    recall = float(_shared(indices[asked], truth).mean() / k)
-    return NeighborGraph(indices, distances, metric, n, None, exact=False, recall=recall, seed=seed)
+    if checked is None:
+        checked = np.sort(np.random.default_rng(seed).choice(n, min(_RECALL_QUERIES, n), replace=False))
+    checked = np.unique(np.asarray(checked, dtype=np.int64))
+    truth, near = _exact(points, k, metric, checked)
+    recall = float(_shared(indices[checked], truth).mean() / k)
+    indices[checked], distances[checked] = truth, near
+    return NeighborGraph(indices, distances, metric, n, None, exact=False, recall=recall, seed=seed, checked=checked)
 
 
 def overlap(a: NeighborGraph, b: NeighborGraph, k: int) -> NDArray[np.float64]:
@@ -226,6 +237,8 @@ class Graphs:
         Variants and what they are equal to; an `EmbeddingSet` tells by itself.
     metric, seed, rows
         See `neighbor_graph`.
+    whole : collection of str
+        Variants whose graph is of all texts, `rows` or not: a map needs that. `rows` of it are exact in any case.
     """
 
     def __init__(
@@ -237,6 +250,7 @@ class Graphs:
         seed: int = 0,
         rows: NDArray[np.int64] | None = None,
         identical: Mapping[str, str] | None = None,
+        whole: Collection[str] = (),
     ) -> None:
         self.k = k
         self.metric: Metric = metric
@@ -244,13 +258,29 @@ class Graphs:
         self.rows = rows
         self._vectors = vectors
         self._identical = identical or getattr(getattr(vectors, "manifest", None), "identical", {})
+        self._whole = {self._identical.get(name, name) for name in whole}
         self._graphs: dict[str, NeighborGraph] = {}
 
     def __getitem__(self, variant: str) -> NeighborGraph:
+        graph = self._graph(self._identical.get(variant, variant))
+        return graph if self.rows is None or graph.rows is not None else graph.at(self.rows)
+
+    def all(self, variant: str) -> NeighborGraph | None:
+        """The graph of all texts; None where only `rows` are searched."""
         variant = self._identical.get(variant, variant)
+        return self._graph(variant) if self.rows is None or variant in self._whole else None
+
+    def _graph(self, variant: str) -> NeighborGraph:
         if variant not in self._graphs:
+            whole = variant in self._whole
             self._graphs[variant] = neighbor_graph(
-                self._vectors[variant], self.k, metric=self.metric, seed=self.seed, rows=self.rows, name=variant
+                self._vectors[variant],
+                self.k,
+                metric=self.metric,
+                seed=self.seed,
+                rows=None if whole else self.rows,
+                checked=self.rows if whole else None,
+                name=variant,
             )
         return self._graphs[variant]
 

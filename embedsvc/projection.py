@@ -284,8 +284,8 @@ def project(
     base = reference(names[0], names)
     identical = _identical(embeddings, base, [name for name in names if name != base])
     others = tuple(name for name in names if name != base and name not in identical)
-    usable = chosen.neighborhoods and graphs is not None and graphs.metric == "cosine" and graphs.rows is None
-    graph = graphs[base] if usable and graphs is not None else None
+    usable = chosen.neighborhoods and graphs is not None and graphs.metric == "cosine"
+    graph = graphs.all(base) if usable and graphs is not None else None
     layout = chosen.project(Request(embeddings, base, others, seed, n_neighbors, graph, parameters or {}))
     coordinates = {base: layout.coordinates[base]}
     coordinates |= {name: layout.coordinates[base if name in identical else name] for name in names}

@@ -24,13 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc.errors import MissingExtraError, SettingsError
-from embedsvc.knn import EXACT_ROWS, NeighborGraph, check_vectors, neighbor_graph, unit_rows
+from embedsvc.knn import NeighborGraph, check_vectors, neighbor_graph, unit_rows
 from embedsvc.projectors import Layout, Method, Request
 from embedsvc.types import Vectors
 from embedsvc.variants import derive
 
 __all__ = ["ALIGNED_UMAP", "UMAP", "aligned_umap", "import_umap", "umap"]
 
+_SEARCHED = 5_000  # up to here every reference text is looked at to place another
 _JITTER = 1e-6  # of a vector's length: above the rounding of float32, below any dropout
 _MAP = {"min_dist": 0.1, "n_epochs": None}  # umap's own defaults, written down as they are recorded
 _ALIGNED = {"alignment_regularisation": 1e-2, "alignment_window_size": 3, "n_epochs": 200}
@@ -46,8 +47,10 @@ def umap(request: Request) -> Layout:
     points = _points(request, request.reference)
     k = min(request.n_neighbors, len(points) - 1)
     graph = request.graph
-    if graph is None or graph.k < k - 1:
-        graph = neighbor_graph(points, k - 1, seed=request.seed, name=request.reference)
+    # Among three times as many neighbours those of another vector of the text are found, see `_search`.
+    held = k - 1 if len(points) <= _SEARCHED else min(3 * k, len(points) - 1)
+    if graph is None or graph.k < held:
+        graph = neighbor_graph(points, held, seed=request.seed, name=request.reference)
     nearest = _with_self(graph.first(k - 1))
     parameters = _allowed(request.parameters, _MAP)
     fixed = {
@@ -60,16 +63,17 @@ def umap(request: Request) -> Layout:
     }
     with _foreign_warnings():
         base = np.ascontiguousarray(_made(library.UMAP, {**parameters, **fixed}).fit(points).embedding_, np.float32)
-    search = _search(points, nearest[0], k, request.seed)
-    coordinates = {request.reference: base}
+    search = _search(points, graph, k)
+    coordinates, recalls = {request.reference: base}, []
     for name in request.others:
-        coordinates[name] = _barycentres(search(_points(request, name)), base)
-    jitter = _jittered(points, request.seed)
-    near = search(jitter)
-    recall = _recall(points, jitter, near[0], request.seed)
-    jittered = _barycentres(near, base)
+        placed = _points(request, name)
+        near = search(placed)
+        coordinates[name] = _barycentres(near, base)
+        recalls.append(_recall(points, placed, near[0], request.seed))
+    recall = min((each for each in recalls if each is not None), default=None)
+    jittered = _barycentres(search(_jittered(points, request.seed)), base)
     control = np.linalg.norm(jittered - base, axis=1).astype(np.float64)
-    found = "" if recall is None else f" (found with recall {recall:.3f})"
+    found = "" if recall is None else f" (found among its own with recall {recall:.3f} or more)"
     sentence = (
         f"UMAP fitted once on {request.reference} ({graph.method}); each text of the other variants lies at the "
         f"weighted mean of its nearest reference texts{found}. A displacement counts above the 95th percentile of a "
@@ -150,23 +154,29 @@ class _Search(Protocol):
         """The k nearest reference texts of each query, nearest first, by cosine distance."""
 
 
-def _search(points: Vectors, nearest: Indices, k: int, seed: int) -> _Search:
-    """Search among the reference texts, all of unit length: exact, or by NN-descent where that would take too long."""
-    if len(points) <= EXACT_ROWS:
+def _search(points: Vectors, graph: NeighborGraph, k: int) -> _Search:
+    """Search among the reference texts, all of unit length, for what is another vector of each text in their order.
+
+    Of many texts only the reference's own neighbours of a text are looked at, and the text itself: nearly always the
+    nearest are among them (the recall is measured), and the search of everything again, for every variant, took
+    longer than the map.
+    """
+    if len(points) <= _SEARCHED:
         return _exact_search(points, k)
+    near = np.concatenate([np.arange(len(points), dtype=np.int32)[:, None], graph.indices], axis=1)
 
-    from pynndescent import NNDescent
+    def search(queries: Vectors) -> tuple[Indices, Distances]:
+        indices, distances = np.empty((len(points), k), np.int32), np.empty((len(points), k), np.float32)
+        step = max(1, 16_000_000 // near[0].size // points.shape[1])  # 64 MB of neighbours at a time
+        for start in range(0, len(points), step):
+            cut = slice(start, start + step)
+            cosines = np.matmul(points[near[cut]], queries[cut, :, None])[:, :, 0]
+            best = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+            indices[cut] = np.take_along_axis(near[cut], best, axis=1)
+            distances[cut] = np.maximum(1.0 - np.take_along_axis(cosines, best, axis=1), 0.0)
+        return indices, distances
 
-    # It starts from the graph that is there, so that nothing is searched twice.
-    state = derive(seed, "placement")
-    index = NNDescent(points, metric="euclidean", n_neighbors=k, init_graph=nearest, random_state=state)
-    index.prepare()
-
-    def query(queries: Vectors) -> tuple[Indices, Distances]:
-        indices, distances = index.query(queries, k, epsilon=0.2)
-        return indices.astype(np.int32), (distances**2 / 2).astype(np.float32)
-
-    return query
+    return search
 
 
 def _exact_search(points: Vectors, k: int) -> _Search:
@@ -183,7 +193,7 @@ def _exact_search(points: Vectors, k: int) -> _Search:
 
 def _recall(points: Vectors, queries: Vectors, found: Indices, seed: int) -> float | None:
     """Share of the true nearest texts that a search found, over 1,000 of the queries; None where it was exact."""
-    if len(points) <= EXACT_ROWS:
+    if len(points) <= _SEARCHED:
         return None
     rows = np.random.default_rng(derive(seed, "recall")).choice(len(queries), 1_000, replace=False)
     truth, _ = _exact_search(points, found.shape[1])(queries[rows])

@@ -163,3 +163,17 @@ def test_a_graph_does_not_change_what_it_is_given():
     before = X.copy()
     neighbor_graph(X, 3)
     assert np.array_equal(X, before)
+
+
+def test_a_graph_of_all_texts_serves_the_sampled_ones_exactly(monkeypatch):
+    vectors = np.random.default_rng(4).standard_normal((400, 12)).astype(np.float32)
+    rows = np.array([3, 77, 390])
+    graphs = Graphs({"a": vectors, "b": vectors[::-1].copy()}, 9, rows=rows, whole=["a"])
+    monkeypatch.setattr(knn, "EXACT_ROWS", 100)
+    every, some = graphs.all("a"), graphs["a"]
+    assert not every.exact
+    assert len(every.indices) == 400
+    assert some.exact
+    assert np.array_equal(some.indices, neighbor_graph(vectors, 9, rows=rows).indices)
+    assert np.array_equal(every.indices[rows], some.indices)
+    assert graphs.all("b") is None

@@ -109,7 +109,7 @@ def test_where_a_text_is_placed_does_not_depend_on_the_others(grouped, found):
     from embedsvc.umaps import _barycentres, _search
 
     points, others = unit_rows(grouped[BASE]), unit_rows(grouped["post_dropout.head.0"])
-    search = _search(points, np.empty(0, np.int32), 15, 3)
+    search = _search(points, None, 15)
     some = np.array([5, 17, 200])
     alone = _barycentres(search(others[some]), found.coordinates[BASE])
     np.testing.assert_allclose(alone, found.coordinates["post_dropout.head.0"][some], atol=1e-4)
@@ -120,10 +120,10 @@ def test_many_texts_are_searched_from_the_graph_that_is_there(grouped, monkeypat
     from embedsvc import umaps
 
     points, others = unit_rows(grouped[BASE]), unit_rows(grouped["post_dropout.head.0"])
-    graph = Graphs(grouped, 14)[BASE]
-    exact = umaps._search(points, np.empty(0, np.int32), 15, 3)(others)[0]
-    monkeypatch.setattr(umaps, "EXACT_ROWS", 100)
-    indices, distances = umaps._search(points, umaps._with_self(graph)[0], 15, 3)(others)
+    graph = Graphs(grouped, 45)[BASE]
+    exact = umaps._search(points, None, 15)(others)[0]
+    monkeypatch.setattr(umaps, "_SEARCHED", 100)
+    indices, distances = umaps._search(points, graph, 15)(others)
     shared = [len(set(a) & set(b)) / 15 for a, b in zip(exact, indices, strict=True)]
     assert np.mean(shared) > 0.95
     more = np.concatenate([others] * 5)

@@ -35,7 +35,8 @@ T = TypeVar("T")
 
 _KS = (10, 50)
 _MAP_NEIGHBORS = 15  # UMAP counts the text itself
-_ALL_TEXTS = 20_000  # up to here the neighbours of every text are found
+_ALL_TEXTS = 5_000  # up to here the neighbours of every text are found
+_NEIGHBOR_PASSES = 2  # each is a graph of its own
 _SAMPLED = 2_000  # above, those of so many texts
 _FEW_LABELS = 2_000  # up to here cross-validation is repeated
 _OF_DROPOUT = ("pre_dropout.inference", "post_dropout.inference", "post_dropout.training.0", "post_dropout.head.0")
@@ -198,8 +199,8 @@ def report(
     """Compare, cluster, project, measure stability and probe, each once, and draw the verdict.
 
     Analyses that the set does not allow (no labels, no second variant, a package not installed) are left out, and the
-    report says why. Neighbour graphs are computed once a variant: of all texts up to 20,000, above of 2,000 sampled
-    ones among all.
+    report says why. Neighbour graphs are computed once a variant: of all texts up to 5,000, above of 2,000 sampled
+    ones among all, and of all texts of the variant that a map is fitted on.
 
     Parameters
     ----------
@@ -262,7 +263,15 @@ def report(
     varied = work.attempt(
         "stability",
         "Drawing passes",
-        lambda: stability(embeddings, passes=passes, neighbor_passes=0, cluster_passes=0, clustering=clustered),
+        lambda: stability(
+            embeddings,
+            passes=passes,
+            k=k,
+            neighbor_passes=_NEIGHBOR_PASSES,
+            cluster_passes=0,
+            clustering=clustered,
+            graphs=graphs,
+        ),
     )
     probed = work.attempt("classification", "Probing labels", lambda: _probed(embeddings, names, seed))
     projections = work.projections(map_method, graphs)
@@ -327,7 +336,8 @@ class _Work:
         if n > _ALL_TEXTS:
             rng = np.random.default_rng(derive(self.seed, "report", "queries"))
             rows = np.sort(rng.choice(n, _SAMPLED, replace=False))
-        return Graphs(self.embeddings, k, seed=self.seed, rows=rows)
+        mapped = {reference(name, self.names) for name in self.names}
+        return Graphs(self.embeddings, k, seed=self.seed, rows=rows, whole=mapped)
 
     def projections(self, method: str | None, graphs: Graphs) -> dict[str, Projection]:
         """A map for each space, with the axes of its reference."""

@@ -48,7 +48,10 @@ def test_the_neighbours_of_a_variant_are_searched_once(tmp_path, monkeypatch):
     monkeypatch.setattr("embedsvc.uncertainty.neighbor_graph", counting)
     report(build(tmp_path, 80), seed=3, passes=4, map_method="umap")
     named = [name for name in searched if name and "mask" not in name]
-    assert len(named) == len(set(named)) > 2
+    assert sorted(named) == [
+        *("post_dropout.head.0", "post_dropout.head.1", "post_dropout.training.0", "post_dropout.training.1"),
+        *("pre_dropout.inference", "pre_dropout.training.0"),
+    ]
 
 
 def test_without_labels_classification_says_so(tmp_path):
