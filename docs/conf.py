@@ -48,3 +48,4 @@ def list_the_rest(app, docname, source):
 
 def setup(app):
     app.connect("source-read", list_the_rest)
+    app.connect("env-get-outdated", lambda *_: ["index"])  # read it again, since there may be new pages
