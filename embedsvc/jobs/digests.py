@@ -16,7 +16,7 @@ __all__ = ["analysis_inputs", "extraction_inputs", "file_digest", "model_digest"
 
 # What decides a step's numbers besides its own code.
 _LIBRARIES = {
-    "extract": ("numpy", "pyarrow", "tensorflow", "tensorflow-cpu", "tokenizers"),
+    "extract": ("numpy", "pyarrow", "tensorflow", "tensorflow-cpu", "openvino", "tokenizers"),
     "analyses": ("numpy", "scipy", "scikit-learn", "umap-learn", "pynndescent"),
 }
 # Keys that say how fast or how safely, not what.
