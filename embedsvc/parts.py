@@ -83,7 +83,8 @@ class Piece:
         try:
             with pq.ParquetFile(self.file) as file:
                 table = file.read_row_group(self.row_group, columns=list(names))
-        except (OSError, IndexError, pa.ArrowException) as error:
+        # A damaged name of a column is a UnicodeDecodeError.
+        except (OSError, IndexError, UnicodeDecodeError, pa.ArrowException) as error:
             raise self._damaged(f"cannot be read: {error}") from error
         if self.rows not in (None, len(table)):
             raise self._damaged(f"holds {len(table)} rows, the manifest says {self.rows}")
@@ -311,7 +312,7 @@ def file_manifest(path: Path) -> Manifest:
 
     try:
         metadata = pq.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise StoreError(f"{path} is no readable Parquet file: {error}", "Choose another path.") from error
     if METADATA_KEY not in metadata:
         raise StoreError(f"{path} is a Parquet file that embedsvc did not write", "Choose another path.")

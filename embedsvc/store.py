@@ -484,7 +484,7 @@ def intact(manifest: Manifest, path: Path) -> bool:
             found = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         else:
             found = [pq.read_metadata(path / part.name).num_rows for part in manifest.parts]
-    except (OSError, pa.ArrowException):
+    except (OSError, UnicodeDecodeError, pa.ArrowException):
         return False
     return found == [part.rows for part in manifest.parts]
 

@@ -388,6 +388,22 @@ def test_verify_names_what_was_changed(tmp_path, target):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("target", ["out", "out.parquet"])
+def test_a_flipped_byte_is_an_error_of_ours_wherever_it_is(tmp_path, target):
+    """Or changes nothing that is read: statistics, and padding."""
+    write(tmp_path / target, blocks(10))
+    path = tmp_path / target if target == "out.parquet" else tmp_path / "out" / "part-00001.parquet"
+    whole, noticed = path.read_bytes(), 0
+    places = range(0, len(whole), 7)
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            verify(tmp_path / target)
+        except StoreError:
+            noticed += 1
+    assert noticed > len(places) / 2
+
+
 def test_content_that_disagrees_with_its_manifest_is_an_error(tmp_path):
     manifest = write(tmp_path / "out.parquet", blocks(10))
     table = pq.read_table(tmp_path / "out.parquet")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["extract"]
 
+_REPORT_ROWS = 50  # with fewer, a report can say little beyond that they are few
+
 
 @click.command(
     epilog="Example:  embedsvc extract reviews.csv --modes inference,training,head --passes 8 -o reviews.parquet"
@@ -226,7 +228,10 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
         click.echo(f"\nNote: {note}")
     path = str(summary.path)
     click.echo("\nTry next:")
-    click.echo(f"  {_as_typed(sys.argv[0], 'embedsvc')} show {shlex.quote(path)}")
+    program, quoted = _as_typed(sys.argv[0], "embedsvc"), shlex.quote(path)
+    if (manifest.rows or 0) >= _REPORT_ROWS:
+        click.echo(f"  {program} report {quoted} -o report.html")
+    click.echo(f"  {program} show {quoted}")
     if not set(path) & set("\\'\"$`!"):  # else no way to quote it reads well
         variant = manifest.variants[-1]
         command = f"from embedsvc import EmbeddingSet; print(EmbeddingSet.read('{path}')['{variant}'])"

@@ -41,6 +41,12 @@ def test_the_plain_command_says_what_was_done_and_what_to_try_next(folder):
     assert EmbeddingSet.read(folder / "out.parquet").ids == ("a.txt:1", "a.txt:2")
 
 
+def test_a_report_is_what_to_try_next_where_there_are_texts_enough(folder):
+    (folder / "many.txt").write_text("".join(f"text number {at}\n" for at in range(60)))
+    out = extracted("many.txt", "-o", "out.parquet", cwd=folder).stdout.decode()
+    assert "report out.parquet -o report.html" in out.split("Try next:\n")[1].splitlines()[0]
+
+
 def test_what_it_says_to_try_next_works(folder):
     lines = extracted("a.txt", "-o", "out.parquet", cwd=folder).stdout.decode().split("Try next:\n")[1].splitlines()
     for line in lines:
