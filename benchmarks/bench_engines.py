@@ -1,23 +1,23 @@
 """Engines and precisions of one BERT, interleaved: time of a pass against TensorFlow's, and what a precision costs.
 
-Usage: python benchmarks/bench_engines.py TEXTS.txt [ROUNDS]   (one text a line; OpenVINO must be installed)
+Usage: python benchmarks/bench_engines.py TEXTS [ROUNDS]   (a file that extract reads; OpenVINO must be installed)
 """
 
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
 from embedsvc import load_model
 from embedsvc.batching import fit, plan
+from embedsvc.texts import read, scan
 from embedsvc.types import Mode, Pass
 
 WAYS = (("tensorflow", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8"))
 
 
 def main(path: str, rounds: int = 5) -> None:
-    texts = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    texts = [text.text for text in read(scan([path]))]
     ids = [str(row) for row in range(len(texts))]
     encoders = {way: load_model("minilm-l6", engine=way[0], precision=way[1]) for way in WAYS}
     first = encoders[WAYS[0]]

