@@ -59,7 +59,10 @@ __all__ = ["train"]
 )
 @click.option("--test-share", type=float, default=0.2, show_default=True, metavar="X", help="Of the texts, split off.")
 @click.option(
-    "--epochs", type=click.IntRange(min=1), metavar="N", help="At most. [default: 3; 200 with --freeze-encoder]"
+    "--epochs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="At most. [default: 3; 200 with --freeze-encoder, 30 for recurrent:]",
 )
 @click.option(
     "--patience",
@@ -70,7 +73,12 @@ __all__ = ["train"]
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, metavar="N", help="Texts a step."
 )
-@click.option("--learning-rate", type=float, metavar="X", help="Its peak. [default: 5e-5; 1e-3 with --freeze-encoder]")
+@click.option(
+    "--learning-rate",
+    type=float,
+    metavar="X",
+    help="Its peak. [default: 5e-5; 1e-3 with --freeze-encoder, 2e-3 for recurrent:]",
+)
 @click.option("--warmup", type=float, default=0.1, show_default=True, metavar="X", help="Share of the steps.")
 @click.option(
     "--decay",

@@ -39,7 +39,7 @@ def _headline(evidence: Evidence, findings: Sequence[Finding]) -> str:
     parts = []
     for take, purposes in sorted(taken.items(), key=lambda item: item[0] == evidence.reference):
         same = [name for name, other in evidence.identical.items() if other == take]
-        also = f" ({_and(same)} is the same, bit for bit)" if same else ""
+        also = f" ({_and(same)} {'is' if len(same) == 1 else 'are'} the same, bit for bit)" if same else ""
         parts.append(f"{take}{also}" + (f" for {_and(purposes)}" if len(taken) > 1 or doubtful else ""))
     nothing = f" Nothing is recommended for {_and(doubtful)}." if doubtful else ""
     return f"Take {'; '.join(parts)}.{nothing}{_size(evidence, findings)}{_other_model(evidence)}{_few(evidence)}"

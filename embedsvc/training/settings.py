@@ -12,6 +12,9 @@ from embedsvc.types import check_rate, check_seed
 
 __all__ = ["ClassWeights", "Decay", "Pooler", "Precision", "TrainingSettings"]
 
+# Schemes of encoders without weights of their own: a rate for fine-tuning would leave them where they began.
+_BEGIN_AT_RANDOM = frozenset({"recurrent"})
+
 
 class _Choice(StrEnum):
     @classmethod
@@ -70,19 +73,19 @@ class TrainingSettings:
     label_separator : str
         Between the labels of one text (``sports|politics``); alone, it says that none applies.
     epochs : int or None
-        At most; 3, or 200 with a frozen encoder.
+        At most; 3, 200 with a frozen encoder, or 30 for one that begins at random (``recurrent:``).
     batch_size : int
         Texts a step.
     learning_rate : float or None
-        Its peak; 5e-5, or 1e-3 with a frozen encoder.
+        Its peak; 5e-5, 1e-3 with a frozen encoder, or 2e-3 for one that begins at random.
     weight_decay : float
         Of kernels and embeddings; biases and norms have none.
     warmup : float
         Share of the steps in which the learning rate rises from 0.
     decay : Decay
     patience : int or None
-        Epochs without a lower validation loss before it stops; 2, or 10 with a frozen encoder. The weights of the best
-        epoch are kept in any case.
+        Epochs without a lower validation loss before it stops; 2, 10 with a frozen encoder, or 5 for one that begins at
+        random. The weights of the best epoch are kept in any case.
     class_weights : ClassWeights
     validation, test : float
         Shares of the texts that are held out: validation decides when to stop, test is scored once, at the end.
@@ -159,10 +162,15 @@ class TrainingSettings:
 
     def resolved(self) -> Self:
         """The same with nothing left open."""
-        frozen = self.freeze_encoder
+        if self.freeze_encoder:
+            epochs, rate, patience = 200, 1e-3, 10
+        elif self.encoder.partition(":")[0] in _BEGIN_AT_RANDOM:
+            epochs, rate, patience = 30, 2e-3, 5
+        else:
+            epochs, rate, patience = 3, 5e-5, 2
         return replace(
             self,
-            epochs=self.epochs or (200 if frozen else 3),
-            learning_rate=self.learning_rate or (1e-3 if frozen else 5e-5),
-            patience=self.patience or (10 if frozen else 2),
+            epochs=self.epochs or epochs,
+            learning_rate=self.learning_rate or rate,
+            patience=self.patience or patience,
         )

@@ -23,7 +23,7 @@ def test_where_dropout_does_nothing_no_effect_is_claimed(tmp_path):
     found, by = told(make_set(tmp_path / "set", PRE, labels=LABELS, training=[PRE, PRE], rate=0.0))
     assert found.headline == (
         "Take pre_dropout.inference (post_dropout.inference, pre_dropout.training.0, post_dropout.training.0 and "
-        "post_dropout.head.0 is the same, bit for bit). Every variant holds the very same vectors: dropout changes "
+        "post_dropout.head.0 are the same, bit for bit). Every variant holds the very same vectors: dropout changes "
         "nothing here."
     )
     assert {each.effect for each in by.values()} == {"none"}
