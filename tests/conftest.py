@@ -1,5 +1,8 @@
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # TensorFlow reads it when it is imported: errors only.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -16,6 +19,11 @@ from embedsvc.models.load import load_model
 settings.register_profile("embedsvc", deadline=None)
 settings.load_profile("embedsvc")
 
+_SWITCHES = [
+    *("--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"),
+]
+
 
 @pytest.fixture(scope="session")
 def minilm_folder() -> Path:
@@ -31,6 +39,22 @@ def minilm_folder() -> Path:
 def minilm(minilm_folder: Path) -> Encoder:
     """The real model. For tests marked real and tensorflow."""
     return load_model("minilm-l6")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Debian's Chromium without a window, driven by Playwright. For tests marked browser.
+
+    Of one module: while a driver runs, its event loop is in the way of a second one, and of whatever else needs one.
+    """
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright to test the page")
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not program:
+        pytest.skip("no chromium is installed (apt-get install chromium, or CHROMIUM=/path/to/it)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=_SWITCHES)
+        yield browser
+        browser.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

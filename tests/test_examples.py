@@ -14,8 +14,12 @@ SAYS = {
 }
 
 
+# Tried in tests/models/recurrent/test_question_tables.py, since what they print stands in the docs.
+ELSEWHERE = {"cross_entropy.py", "variational_dropout.py"}
+
+
 def test_every_example_is_tried():
-    assert {path.name for path in FOLDER.glob("*.py")} == set(SAYS)
+    assert {path.name for path in FOLDER.glob("*.py")} == set(SAYS) | ELSEWHERE
 
 
 @pytest.mark.parametrize("name", SAYS)

@@ -1,7 +1,5 @@
 """The page in a real browser: Debian's Chromium without a window, driven by Playwright."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,25 +14,9 @@ from tests.reporting.conftest import HOSTILE
 
 pytestmark = pytest.mark.browser
 
-_SWITCHES = [
-    *("--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"),
-]
 _READY = "() => window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].is_idle"
 # What every test asks of the page: the model of a name.
 _MODEL = "const model = name => Bokeh.documents[0].get_model_by_name(name);"
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright to test the page")
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not program:
-        pytest.skip("no chromium is installed (apt-get install chromium, or CHROMIUM=/path/to/it)")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=_SWITCHES)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,6 @@
 """The page in a real browser: Debian's Chromium without a window, driven by Playwright."""
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,18 +25,6 @@ def running(tmp_path_factory):
     extract_files([str(folder / "texts.csv")], folder / "out.parquet", model="fake:16", settings=settings)
     with serving(local(sets={"reviews": str(folder / "out.parquet")})) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright to test the page")
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not program:
-        pytest.skip("no chromium is installed (apt-get install chromium, or CHROMIUM=/path/to/it)")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 class Page:
