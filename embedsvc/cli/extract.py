@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from embedsvc.cli.loading import load_options, loading_options
 from embedsvc.cli.tables import print_pairs
 
 if TYPE_CHECKING:
@@ -83,29 +84,7 @@ _REPORT_ROWS = 50  # with fewer, a report can say little beyond that they are fe
     show_default=True,
     help="What `-` reads.",
 )
-@click.option(
-    "--rate",
-    type=click.FloatRange(0, 1, max_open=True),
-    metavar="P",
-    help="Rate of the head's dropout. [default: the model's]",
-)
-@click.option("--dropout-layer", metavar="NAME", help="The head's dropout, where several layers qualify.")
-@click.option("--preprocess", metavar="HANDLE", help="Preprocessing model of a hub: encoder.")
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "openvino", "tensorflow"]),
-    default="auto",
-    show_default=True,
-    help="What runs a BERT; auto takes OpenVINO where it is installed.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16", "int8"]),
-    default="float32",
-    show_default=True,
-    help="Of a BERT's products; the reduced ones are faster and less exact, and need OpenVINO.",
-)
-@click.option("--trust-model", is_flag=True, help="Load a model although it could run code or touch files.")
+@loading_options
 @click.option("--overwrite", is_flag=True, help="Replace a set made under other settings.")
 @click.option(
     "--token-budget", type=click.IntRange(min=1), default=1024, show_default=True, metavar="N", help="Tokens a batch."
@@ -130,7 +109,6 @@ def extract(sources: tuple[str, ...], out: str, **options: Any) -> None:  # noqa
     from embedsvc.cli import progress
     from embedsvc.cli.options import parse_modes, split
     from embedsvc.extraction import Settings, extract_files
-    from embedsvc.models.base import LoadOptions
     from embedsvc.texts import ReadOptions
 
     modes = parse_modes(options["modes"])
@@ -154,14 +132,6 @@ def extract(sources: tuple[str, ...], out: str, **options: Any) -> None:  # noqa
         on_error=options["on_error"],
         stdin_suffix=f".{options['stdin_format']}",
     )
-    loading = LoadOptions(
-        trust=options["trust_model"],
-        rate=options["rate"],
-        dropout_layer=options["dropout_layer"],
-        preprocess=options["preprocess"],
-        engine=options["engine"],
-        precision=options["precision"],
-    )
     with progress.reporter(quiet=options["quiet"]) as started:
         try:
             summary = extract_files(
@@ -171,7 +141,7 @@ def extract(sources: tuple[str, ...], out: str, **options: Any) -> None:  # noqa
                 model=options["model"],
                 settings=settings,
                 read_options=reading,
-                load_options=loading,
+                load_options=load_options(options),
                 overwrite=options["overwrite"],
                 started=started,
             )

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from embedsvc.cli.loading import load_options, loading_options
+
 __all__ = ["serve"]
 
 
@@ -85,15 +87,7 @@ __all__ = ["serve"]
     metavar="S",
     help="For work under way after SIGTERM.",
 )
-@click.option(
-    "--rate",
-    type=click.FloatRange(0, 1, max_open=True),
-    metavar="P",
-    help="Rate of the head's dropout. [default: the model's]",
-)
-@click.option("--dropout-layer", metavar="NAME", help="The head's dropout, where several layers qualify.")
-@click.option("--preprocess", metavar="HANDLE", help="Preprocessing model of a hub: encoder.")
-@click.option("--trust-model", is_flag=True, help="Load a model although it could run code or touch files.")
+@loading_options
 def serve(models: tuple[str, ...], sets: tuple[str, ...], new_key: str | None, **options: Any) -> None:  # noqa: ANN401
     """Serve embeddings and their dropout variants over HTTP.
 
@@ -111,7 +105,6 @@ def serve(models: tuple[str, ...], sets: tuple[str, ...], new_key: str | None, *
         return
     from embedsvc.batching import OnLong
     from embedsvc.errors import MissingExtraError, SettingsError
-    from embedsvc.models.base import LoadOptions
     from embedsvc.service.settings import Limits, Settings
 
     if (options["tls_cert"] is None) != (options["tls_key"] is None):
@@ -119,12 +112,7 @@ def serve(models: tuple[str, ...], sets: tuple[str, ...], new_key: str | None, *
     settings = Settings(
         models=_named(models, "model"),
         sets=_named(sets, "set"),
-        options=LoadOptions(
-            trust=options["trust_model"],
-            rate=options["rate"],
-            dropout_layer=options["dropout_layer"],
-            preprocess=options["preprocess"],
-        ),
+        options=load_options(options),
         tap=options["tap"],
         on_long=OnLong(options["on_long"]),
         token_budget=options["token_budget"],
