@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 __all__ = ["each", "one_thread"]
 
@@ -25,11 +25,11 @@ def each(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
         return list(pool.map(work, items))
 
 
-def one_thread() -> AbstractContextManager[object]:
-    """BLAS and OpenMP with one thread for the while."""
+def one_thread(only: Literal["blas", "openmp"] | None = None) -> AbstractContextManager[object]:
+    """BLAS and OpenMP, or only one of them, with one thread for the while."""
     from threadpoolctl import threadpool_limits
 
-    limits: AbstractContextManager[object] = threadpool_limits(1)
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api=only)
     return limits
 
 

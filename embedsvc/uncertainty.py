@@ -7,7 +7,6 @@ another rate p every number here changes, and a model can be steady and wrong.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
 from embedsvc.knn import Graphs, NeighborGraph, check_vectors, neighbor_graph, overlap
 from embedsvc.tallies import ClassScores, ClassTally, HeadTally, VectorScores, VectorTally, cosines, draw_until
+from embedsvc.threads import one_thread
 from embedsvc.types import Block, Mode, Pass, Variant, Vectors, check_seed
 from embedsvc.variability import ClusterFlips, Curve, NeighborFlips, Stability, Variability, VarianceSplit
 from embedsvc.variants import REFERENCE, derive
@@ -99,7 +99,8 @@ def stability(
     if seed is None:
         seed = 0 if manifest.seed is None else manifest.seed
     check_seed(seed)
-    with _one_thread():
+    # A mask meets its text in a product too small to share: two threads of BLAS made it twenty times slower.
+    with one_thread("blas"):
         vectors, expected, classes, curve = _head(embeddings, passes, seed)
     trained = _training_passes(embeddings)
     sample = _Sample(embeddings, seed, min(k, len(embeddings) - 1), neighbor_passes, max_neighbor_texts, graphs)
@@ -299,11 +300,3 @@ def _finite(embeddings: EmbeddingSet, block: Block, name: str) -> Vectors:
 def _joined(parts: Sequence[Any]) -> Any:  # noqa: ANN401 - whichever dataclass of arrays it is given
     kind = type(parts[0])
     return kind(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(kind)))
-
-
-def _one_thread() -> AbstractContextManager[object]:
-    """A mask meets its text in a product too small to share: two threads of BLAS made it twenty times slower."""
-    from threadpoolctl import threadpool_limits
-
-    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
-    return limits
