@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedsvc import Settings, Text, catalog, extract_files, load_model, masks
+from embedsvc import Settings, Text, catalog, extract_files, fetching, load_model, masks
 from embedsvc.extraction import extract
 from embedsvc.types import Mode
 
@@ -88,7 +88,7 @@ def ratio(over: list[float], under: list[float]) -> str:
 
 
 def speed(rounds: int, count: int) -> list[tuple[str, str, str]]:
-    folder = catalog.fetch(catalog.MODELS["minilm-l6"])
+    folder = fetching.fetch(catalog.MODELS["minilm-l6"])
     encoder = load_model("minilm-l6")
     texts = example_texts(encoder, count)
     mean = float((encoder.tokenize(texts).counts + 2).mean())

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedsvc import catalog, load_model, plots
+from embedsvc import catalog, fetching, load_model, plots
 from embedsvc.colors import GROUPS
 from embedsvc.models.quiet import import_openvino
 
@@ -108,7 +108,7 @@ def products(config: dict) -> Callable[[int], None]:
 
 
 def tweets() -> list[str]:
-    with (catalog.fetch(catalog.DATA["vader-tweets"]) / "texts.csv").open(encoding="utf-8", newline="") as file:
+    with (fetching.fetch(catalog.DATA["vader-tweets"]) / "texts.csv").open(encoding="utf-8", newline="") as file:
         return [row["text"] for row in csv.DictReader(file)]
 
 
@@ -191,7 +191,7 @@ def prepare(python: str, scratch: Path, tokens: int) -> Sets:
 
 
 def folder() -> Path:
-    return catalog.fetch(catalog.MODELS["minilm-l6"])
+    return fetching.fetch(catalog.MODELS["minilm-l6"])
 
 
 def start(python: str, scratch: Path) -> dict[str, Worker]:

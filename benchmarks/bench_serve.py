@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench_extract import example_texts
 from serving import Process, Server
 
-from embedsvc import Settings, Text, catalog, load_model
+from embedsvc import Settings, Text, catalog, fetching, load_model
 from embedsvc.extraction import extract
 
 HERE = Path(__file__).parent
@@ -210,7 +210,7 @@ def main() -> None:
     options = parser.parse_args()
     options.tap = "mean"
     encoder = load_model("minilm-l6")
-    folder = str(catalog.fetch(catalog.MODELS["minilm-l6"]))
+    folder = str(fetching.fetch(catalog.MODELS["minilm-l6"]))
     texts = example_texts(encoder, options.texts)
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(Server("-m", "minilm-l6"))

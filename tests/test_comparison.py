@@ -195,7 +195,7 @@ def test_the_json_holds_all_figures(result):
 
 
 def test_large_sets_are_sampled_and_say_so(honest, monkeypatch):
-    monkeypatch.setattr("embedsvc.figures._ALL_TEXTS", 200)
+    monkeypatch.setattr("embedsvc.sides._ALL_TEXTS", 200)
     monkeypatch.setattr("embedsvc.comparison._MANY", 200)
     pick = ["pre_dropout.inference", "post_dropout.head.0"]
     monkeypatch.setattr("embedsvc.simulation._MANY", 200)
@@ -382,7 +382,7 @@ def test_cka_alone_streams_from_the_set(honest, monkeypatch):
     pick = ["pre_dropout.inference", "post_dropout.head.0", "pre_dropout.training.0", "post_dropout.training.0"]
     whole = compare(honest, variants=pick, **FAST)
     monkeypatch.setattr(EmbeddingSet, "__getitem__", None)
-    monkeypatch.setattr("embedsvc.figures._ROWS", 70)
+    monkeypatch.setattr("embedsvc.sides._ROWS", 70)
     streamed = compare(honest, variants=pick, measures=["cka"], **FAST)
     for one, other in zip(streamed.pairs, whole.pairs, strict=True):
         (figure,) = one.figures.values()

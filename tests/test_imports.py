@@ -25,8 +25,9 @@ LAYERS = {
         *("inspection", "training"),
     },
     "what verbs work with": {
-        *("models", "texts", "batching", "catalog", "datasets", "sdists", "head"),
-        *("manifest", "parts", "store", "embeddings", "formats", "metrics", "simulation", "resampling", "figures"),
+        *("models", "texts", "batching", "catalog", "fetching", "datasets", "sdists", "head"),
+        *("manifest", "parts", "store", "embeddings", "formats", "metrics", "moments", "simulation"),
+        *("resampling", "figures", "sides"),
         *("agreement", "clusterers", "clusters", "pca", "projectors", "scores", "tallies", "umaps", "variants"),
         *("plots", "diagnosis"),
         *("variability", "joining"),

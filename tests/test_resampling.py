@@ -7,7 +7,8 @@ from scipy.stats import rankdata, spearmanr
 
 from embedsvc import resampling
 from embedsvc.errors import DegenerateInputError
-from embedsvc.metrics import linear_cka, moments, procrustes
+from embedsvc.metrics import linear_cka, procrustes
+from embedsvc.moments import moments
 from embedsvc.resampling import Range
 
 RNG = np.random.default_rng(3)

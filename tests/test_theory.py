@@ -151,7 +151,7 @@ def test_cka_under_dropout_at_few_texts_needs_the_debiased_norm():
     rng = np.random.default_rng(9)
     n, d, rate = 400, 256, 0.1
     x = rng.standard_normal((n, 6)) @ rng.standard_normal((6, d)) * 0.25 + 4.0 * rng.standard_normal(d)
-    from embedsvc.metrics import moments
+    from embedsvc.moments import moments
 
     m = moments(lambda: [(x,)])
     covariance, second = m.cross[0, 0] / (n - 1), (x**2).mean(0)

@@ -82,11 +82,11 @@ def load_model(uri: str, options: LoadOptions | None = None, **changes: object) 
 
 
 def _load(uri: str, options: LoadOptions) -> Encoder:
-    from embedsvc import catalog
+    from embedsvc import catalog, fetching
 
     if uri in catalog.MODELS:
         named = catalog.MODELS[uri]
-        path = catalog.fetch(named)
+        path = fetching.fetch(named)
         rate = named.rate if options.rate is None else options.rate
         return _loader(named.loader)(str(path), replace(options, name=uri, rate=rate, head_file=named.head_file))
     scheme, colon, location = uri.partition(":")

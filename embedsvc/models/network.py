@@ -138,12 +138,12 @@ def build_network(uri: str, request: Request) -> Network:
     """
     from dataclasses import replace
 
-    from embedsvc import catalog
+    from embedsvc import catalog, fetching
     from embedsvc.models.load import LOADERS, recognise
 
     if uri in catalog.MODELS:
         named = catalog.MODELS[uri]
-        location, scheme = str(catalog.fetch(named)), named.loader
+        location, scheme = str(fetching.fetch(named)), named.loader
         request = replace(request, name=uri, head_file=named.head_file)
     else:
         scheme, colon, location = uri.partition(":")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from embedsvc import catalog
+from embedsvc import catalog, fetching
 from embedsvc.errors import InputError, SettingsError, UnknownNameError
 from embedsvc.texts.base import READERS, ReadOptions
 
@@ -74,7 +74,7 @@ def _files(source: str, options: ReadOptions, spool: Path | None, stdin: BinaryI
         yield _spooled(options, spool, stdin)
     elif source.startswith(DATA) and not os.path.lexists(source):
         named = catalog.DATA[source.removeprefix(DATA)]
-        path = catalog.fetch(named) / named.table.name
+        path = fetching.fetch(named) / named.table.name
         yield File(source, path, *_suffix(named.table.name))
     elif os.path.isdir(source):
         with _reported(source):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from embedsvc import catalog
+from embedsvc import fetching
 from embedsvc.errors import ModelFormatError, UnknownNameError
 from embedsvc.models import load
 from embedsvc.models.base import LoadOptions
@@ -101,20 +101,20 @@ def test_a_path_with_a_colon_is_a_path_if_it_is_there(calls, here):
 
 
 def test_a_name_of_the_catalogue_is_fetched_and_keeps_its_name(calls, here, monkeypatch):
-    monkeypatch.setattr(catalog, "fetch", lambda named: Path("/fetched") / named.name)
+    monkeypatch.setattr(fetching, "fetch", lambda named: Path("/fetched") / named.name)
     load_model("minilm-l6")
     assert calls == [("hf", os.path.join("/fetched", "minilm-l6"), LoadOptions(rate=0.1, name="minilm-l6"))]
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_the_rate_of_a_named_model_can_be_chosen(calls, here, monkeypatch, rate):
-    monkeypatch.setattr(catalog, "fetch", lambda named: Path("/fetched") / named.name)
+    monkeypatch.setattr(fetching, "fetch", lambda named: Path("/fetched") / named.name)
     load_model("minilm-l6", rate=rate)
     assert calls[0][2].rate == rate
 
 
 def test_a_folder_does_not_take_the_name_of_the_catalogue(calls, here, monkeypatch):
-    monkeypatch.setattr(catalog, "fetch", lambda named: Path("/fetched") / named.name)
+    monkeypatch.setattr(fetching, "fetch", lambda named: Path("/fetched") / named.name)
     folder(here / "minilm-l6", "saved_model.pb")
     load_model("minilm-l6")
     load_model("./minilm-l6")
