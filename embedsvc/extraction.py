@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from embedsvc import batching, masks
 from embedsvc.errors import SettingsError
 from embedsvc.manifest import Manifest
-from embedsvc.types import Block, Mode, Pass, Text, Variant, Vectors
+from embedsvc.types import Block, Mode, Pass, Text, Variant, Vectors, named_fields
 
 if TYPE_CHECKING:
     from embedsvc.models import Encoder
@@ -107,9 +107,22 @@ class Settings:
     rows_per_part: int = 4096
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "on_long", batching.OnLong(self.on_long))  # a plain "chunk-mean" is accepted
         for name in ("token_budget", "rows_per_part"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}, expected 1 or more")
+
+    @classmethod
+    def asked(cls, values: Mapping[str, Any]) -> Settings:
+        """Settings out of what a command or a job was told, by the names of the fields; other names are left to others.
+
+        Passes and seed may be None: where something is drawn they become 1 and 0.
+        """
+        drawn = any(mode.stochastic for mode in values["modes"])
+        # Where nothing is drawn, a pass or a seed that was given is an error.
+        passes = values["passes"] or (1 if drawn else 0)
+        seed = 0 if values["seed"] is None and drawn else values["seed"]
+        return cls(**named_fields(cls, values) | {"passes": passes, "seed": seed})
 
 
 @dataclass(frozen=True, slots=True)

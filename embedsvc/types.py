@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ __all__ = [
     "Vectors",
     "check_rate",
     "check_seed",
+    "named_fields",
 ]
 
 Vectors = NDArray[np.float32]  # C-contiguous, (n_texts, width)
@@ -259,6 +260,11 @@ class Block:
     n_tokens: NDArray[np.int64]
     truncated: NDArray[np.bool_]
     vectors: Mapping[str, Vectors] = field(default_factory=dict)
+
+
+def named_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are named as fields of a dataclass are: what a command or a job says of it."""
+    return {each.name: values[each.name] for each in fields(kind) if each.name in values}
 
 
 def check_seed(seed: int) -> int:

@@ -105,33 +105,15 @@ def extract(sources: tuple[str, ...], out: str, **options: Any) -> None:  # noqa
     SOURCES are .txt, .csv, .tsv, .jsonl or .parquet files (also .gz), globs, folders, or - for standard input. A run
     that was stopped goes on where it was when the same command is given again.
     """
-    from embedsvc.batching import OnLong
     from embedsvc.cli import progress
     from embedsvc.cli.options import parse_modes, split
     from embedsvc.extraction import Settings, extract_files
     from embedsvc.texts import ReadOptions
+    from embedsvc.types import named_fields
 
-    modes = parse_modes(options["modes"])
-    stochastic = any(mode.stochastic for mode in modes)
-    settings = Settings(
-        taps=tuple(split(options["taps"])),
-        modes=modes,
-        # Defaults apply only where something is drawn: without, a pass or seed that was given is an error.
-        passes=options["passes"] or (1 if stochastic else 0),
-        seed=options["seed"] if options["seed"] is not None or not stochastic else 0,
-        max_tokens=options["max_tokens"],
-        on_long=OnLong(options["on_long"]),
-        token_budget=options["token_budget"],
-        rows_per_part=options["rows_per_part"],
-    )
-    reading = ReadOptions(
-        text_column=options["text_column"],
-        id_column=options["id_column"],
-        label_column=options["label_column"],
-        whole_files=options["whole_files"],
-        on_error=options["on_error"],
-        stdin_suffix=f".{options['stdin_format']}",
-    )
+    modes, taps = parse_modes(options["modes"]), tuple(split(options["taps"]))
+    settings = Settings.asked({**options, "modes": modes, "taps": taps})
+    reading = ReadOptions(**named_fields(ReadOptions, options), stdin_suffix=f".{options['stdin_format']}")
     with progress.reporter(quiet=options["quiet"]) as started:
         try:
             summary = extract_files(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from embedsvc.cli.loading import load_options
 
 if TYPE_CHECKING:
     from embedsvc.inspection import InspectedSite, Inspection
@@ -17,20 +19,18 @@ __all__ = ["inspect"]
 @click.argument("model")
 @click.option("--preprocess", metavar="HANDLE", help="Text preprocessing model, for hub:.")
 @click.option("--dropout-layer", metavar="NAME", help="Name or path of the head's dropout, where several qualify.")
-@click.option("--trust-model", is_flag=True, help="Load the model although it could run code or touch files.")
+@click.option("--trust-model", "trust", is_flag=True, help="Load the model although it could run code or touch files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(model: str, *, preprocess: str | None, dropout_layer: str | None, trust_model: bool, as_json: bool) -> None:
+def inspect(model: str, **options: Any) -> None:  # noqa: ANN401 - click's own
     """Show a model's taps and every dropout in it, and whether its loss fits its head.
 
     The model runs a few words: in which modes a dropout is live, what it drops, and whether every time step gets the
     same mask are seen, not only read from the configuration.
     """
     from embedsvc.inspection import inspect
-    from embedsvc.models.base import LoadOptions
 
-    options = LoadOptions(trust=trust_model, preprocess=preprocess, dropout_layer=dropout_layer)
-    found = inspect(model, options)
-    if as_json:
+    found = inspect(model, load_options(options))
+    if options["as_json"]:
         click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
         _print(found)

@@ -37,7 +37,9 @@ _OPTIONS = (
         show_default=True,
         help="Of a BERT's products; the reduced ones are faster and less exact, and need OpenVINO.",
     ),
-    click.option("--trust-model", is_flag=True, help="Load a model although it could run code or touch files."),
+    click.option(
+        "--trust-model", "trust", is_flag=True, help="Load a model although it could run code or touch files."
+    ),
 )
 
 
@@ -51,12 +53,6 @@ def loading_options(command: Command) -> Command:
 def load_options(options: Mapping[str, Any]) -> LoadOptions:
     """What `load_model` is told, out of a command's options."""
     from embedsvc.models.base import LoadOptions
+    from embedsvc.types import named_fields
 
-    return LoadOptions(
-        trust=options["trust_model"],
-        rate=options["rate"],
-        dropout_layer=options["dropout_layer"],
-        preprocess=options["preprocess"],
-        engine=options["engine"],
-        precision=options["precision"],
-    )
+    return LoadOptions(**named_fields(LoadOptions, options))

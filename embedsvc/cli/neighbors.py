@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from embedsvc.cli.loading import load_options
+
 if TYPE_CHECKING:
     from embedsvc.retrieval import Hit, Retrieval
 
@@ -30,7 +32,7 @@ _MARKS = {"kept": " ", "gained": "+", "lost": "-"}
 )
 @click.option("--dropout-layer", metavar="NAME", help="As it was given to `extract`.")
 @click.option("--preprocess", metavar="HANDLE", help="As it was given to `extract`.")
-@click.option("--trust-model", is_flag=True, help="As it was given to `extract`.")
+@click.option("--trust-model", "trust", is_flag=True, help="As it was given to `extract`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def neighbors(path: str, text: str | None, **options: Any) -> None:  # noqa: ANN401 - click's own
     """Show the nearest texts in each variant, side by side.
@@ -41,7 +43,6 @@ def neighbors(path: str, text: str | None, **options: Any) -> None:  # noqa: ANN
     from embedsvc import retrieval
     from embedsvc.cli.options import split
     from embedsvc.embeddings import EmbeddingSet
-    from embedsvc.models.base import LoadOptions
 
     found = retrieval.neighbors(
         EmbeddingSet.read(path),
@@ -50,9 +51,7 @@ def neighbors(path: str, text: str | None, **options: Any) -> None:  # noqa: ANN
         k=options["k"],
         variants=split(options["variants"]) or None,
         metric=options["metric"],
-        load_options=LoadOptions(
-            trust=options["trust_model"], dropout_layer=options["dropout_layer"], preprocess=options["preprocess"]
-        ),
+        load_options=load_options(options),
     )
     if options["as_json"]:
         click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))

@@ -139,30 +139,16 @@ def train(sources: tuple[str, ...], out: str, **options: Any) -> None:  # noqa: 
     from embedsvc.cli import training_progress
     from embedsvc.texts import ReadOptions
     from embedsvc.training import TrainingSettings, train
+    from embedsvc.types import named_fields
 
-    same = (
-        *("encoder", "dropout", "freeze_encoder", "pooler", "task", "label_separator", "epochs", "patience"),
-        *("batch_size", "learning_rate", "warmup", "decay", "weight_decay", "class_weights", "max_tokens"),
-        *("token_budget", "precision", "seed", "checkpoint_seconds"),
-    )
-    settings = TrainingSettings(
-        **{name: options[name] for name in same},
-        validation=options["validation_share"],
-        test=options["test_share"],
-    )
-    reading = ReadOptions(
-        text_column=options["text_column"],
-        id_column=options["id_column"],
-        label_column=options["label_column"],
-        on_error=options["on_error"],
-    )
+    shares = {"validation": options["validation_share"], "test": options["test_share"]}
     with training_progress.watch(quiet=options["quiet"]) as watch:
         try:
             trained = train(
                 sources,
                 out,
-                settings=settings,
-                read_options=reading,
+                settings=TrainingSettings(**named_fields(TrainingSettings, options) | shares),
+                read_options=ReadOptions(**named_fields(ReadOptions, options)),
                 validation=options["validation_files"],
                 test=options["test_files"],
                 overwrite=options["overwrite"],

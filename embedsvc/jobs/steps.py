@@ -30,50 +30,26 @@ def extraction_options(step: Step) -> tuple[Settings, ReadOptions, LoadOptions]:
     InputError
         For standard input: a job must be able to run again.
     """
-    from embedsvc.batching import OnLong
     from embedsvc.extraction import Settings
     from embedsvc.models.base import LoadOptions
-    from embedsvc.models.engines import Precision
     from embedsvc.texts import ReadOptions
-    from embedsvc.types import Mode
+    from embedsvc.types import Mode, named_fields
 
-    values = step.values
+    values = arguments(step)
     if "-" in values["sources"]:
         raise InputError(
             f"{step.name}: a job cannot read standard input, since it must find the same texts when it runs again",
             "Write them to a file.",
         )
-    modes = tuple(map(Mode, values["modes"]))
-    stochastic = any(mode.stochastic for mode in modes)
-    settings = Settings(
-        taps=values["taps"] or (),
-        modes=modes,
-        # Defaults apply only where something is drawn: without, a pass or seed that was given is an error.
-        passes=values["passes"] or (1 if stochastic else 0),
-        seed=values["seed"] if values["seed"] is not None or not stochastic else 0,
-        max_tokens=values["max-tokens"],
-        on_long=OnLong(values["on-long"]),
-        token_budget=values["token-budget"],
-        rows_per_part=values["rows-per-part"],
+    return (
+        Settings.asked(values | {"modes": tuple(map(Mode, values["modes"])), "taps": values["taps"] or ()}),
+        ReadOptions(**named_fields(ReadOptions, values)),
+        LoadOptions(**named_fields(LoadOptions, values)),
     )
-    reading = ReadOptions(
-        **{name: values[name.replace("_", "-")] for name in ("text_column", "id_column", "label_column")},
-        whole_files=values["whole-files"],
-        on_error=values["on-error"],
-    )
-    loading = LoadOptions(
-        trust=values["trust-model"],
-        rate=values["rate"],
-        dropout_layer=values["dropout-layer"],
-        preprocess=values["preprocess"],
-        engine=values["engine"],
-        precision=Precision(values["precision"]),
-    )
-    return settings, reading, loading
 
 
 def arguments(step: Step) -> dict[str, Any]:
-    """Keyword arguments of an analysis, without its sets."""
+    """What the values of a step are called by the public functions, without the sets that an analysis gets."""
     apart = ("set", "other-set", "also")
     return {key.parameter: step.values[key.name] for key in STEP_KEYS[step.kind] if key.name not in apart}
 
