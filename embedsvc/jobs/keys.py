@@ -88,7 +88,7 @@ class Key:
             return self.read(text, where)
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             value = text
         return self.read(value, where)
 

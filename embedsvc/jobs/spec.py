@@ -131,7 +131,8 @@ def _toml(path: Path) -> dict[str, Any]:
         raise SettingsError(
             f"cannot read the job file {path}: {error.strerror}", "Give the path of a .toml file."
         ) from (error)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # RecursionError: brackets nested thousands deep.
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"{path} is no TOML: {error}") from error
 
 

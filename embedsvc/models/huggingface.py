@@ -20,7 +20,7 @@ from embedsvc.losses import Ending
 from embedsvc.models import safety
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.bert import BertConfig, BertEncoder, BertRunner, Weights
-from embedsvc.models.safety.hugging_face import read_json
+from embedsvc.models.safety.json_files import read_json
 from embedsvc.models.wordpiece import WordPiece, load_tokenizer
 
 __all__ = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -57,14 +56,16 @@ def load(location: str, options: LoadOptions) -> TappedEncoder:
 def _read_head(path: Path, *, trust: bool) -> tuple[str, str, object]:
     """Version of Keras that wrote the file, the model's configuration as JSON, and its loss; checks the file before."""
     from embedsvc.models import safety
+    from embedsvc.models.safety.json_files import parse_json, parse_object
 
     if path.suffix == ".keras":
         safety.check_keras_archive(path, trust=trust)
         try:
             with zipfile.ZipFile(path) as archive:
-                metadata = json.loads(archive.read("metadata.json"))
+                metadata = parse_object(archive.read("metadata.json"), f"{path}, metadata.json")
                 config = archive.read("config.json").decode()
-                return str(metadata["keras_version"]), config, _loss(json.loads(config).get("compile_config"))
+                compiled = parse_object(config, f"{path}, config.json").get("compile_config")
+                return str(metadata["keras_version"]), config, _loss(compiled)
         except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
             raise ModelFormatError(
                 f"{path} is no .keras archive: {error}", "A .keras file is a zip made by Keras."
@@ -83,7 +84,9 @@ def _read_head(path: Path, *, trust: bool) -> tuple[str, str, object]:
             "Save the whole model with model.save(), not save_weights().",
         )
     # Keras 1 wrote no version here, and what it wrote Keras 2 reads.
-    training = json.loads(_text(found["training_config"])) if "training_config" in found else None
+    training = None
+    if "training_config" in found:
+        training = parse_json(_text(found["training_config"]), f"{path}, training_config")
     return _text(found.get("keras_version", "2")), _text(found["model_config"]), _loss(training)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +108,7 @@ def _fetch(handle: str) -> Path:
 
 def _check(folder: Path, *, trust: bool) -> None:
     from embedsvc.models.safety import check_keras_weights
+    from embedsvc.models.safety.json_files import parse_json
     from embedsvc.models.safety.keras_config import check_config_text
 
     if not (folder / "config.json").is_file():
@@ -121,18 +121,11 @@ def _check(folder: Path, *, trust: bool) -> None:
         if (folder / name).is_file():
             text = (folder / name).read_bytes()
             if trust:
-                _parse(text, folder / name)
+                parse_json(text, str(folder / name))
             else:
                 check_config_text(text, str(folder / name))
     for path in sorted(folder.glob("*.h5")):
         check_keras_weights(path, trust=trust)
-
-
-def _parse(text: bytes, path: Path) -> None:
-    try:
-        json.loads(text)
-    except ValueError as error:
-        raise ModelFormatError(f"{path} is torn: its JSON cannot be read ({error})") from error
 
 
 def _digest(folder: Path, pattern: str = "*") -> str:

@@ -147,7 +147,7 @@ def recognise(path: Path) -> str:
 
 def _is_recurrent(folder: Path) -> bool:
     from embedsvc.models.recurrent.folder import MODEL_TYPE
-    from embedsvc.models.safety.hugging_face import read_json
+    from embedsvc.models.safety.json_files import read_json
 
     try:
         return read_json(folder / "config.json").get("model_type") == MODEL_TYPE

@@ -7,7 +7,6 @@ reference, and it tokenises a batch on all cores outside the interpreter lock.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc.errors import ModelFormatError
+from embedsvc.models.safety.json_files import read_json
 from embedsvc.types import Tokens
 
 __all__ = ["WordPiece", "load_tokenizer"]
@@ -140,10 +140,5 @@ def _tokenizer_config(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
     if not path.exists():
         return {}
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelFormatError(f"{path} is no JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ModelFormatError(f"{path} holds no JSON object")
+    data = read_json(path)
     return {key: data[key] for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars") if key in data}

@@ -82,6 +82,7 @@ def test_steps_run_in_one_order_however_the_file_has_them(path):
         ('out = "s3://bucket/out"\n[extract]\nsources = ["a"]', "s3://bucket/out is an address"),
         ('[extract]\nsources = ["s3://bucket/a.csv"]', "Mount the bucket"),
         ("[extract", "is no TOML"),
+        pytest.param("[extract]\nsources = " + "[" * 3000, "is no TOML", id="deep"),
         ("", "has no steps"),
     ],
 )
@@ -99,6 +100,7 @@ def test_what_is_wrong_is_said_with_a_suggestion(path, text, words):
         ("extract.pases=3", "--set extract.pases: there is no key 'pases'\nDid you mean 'passes'?"),
         ("extract.passes=many", 'is "many"\nExpected a whole number'),
         ("extract.passes", "there is no ="),
+        pytest.param("extract.passes=" + "[" * 3000, "Expected a whole number", id="deep"),
         ("compare.ks=3", "has no step 'compare'"),
         ("extract.other.passes=3", "has no step 'extract.other'"),
         ("egnine=ray", "Did you mean 'engine'?"),

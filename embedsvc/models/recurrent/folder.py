@@ -17,7 +17,7 @@ from embedsvc.models.recurrent.config import RecurrentConfig
 from embedsvc.models.recurrent.policy import RecurrentDropout
 from embedsvc.models.recurrent.vocabulary import Vocabulary
 from embedsvc.models.safety import check_safetensors
-from embedsvc.models.safety.hugging_face import read_json
+from embedsvc.models.safety.json_files import read_json
 
 __all__ = ["MODEL_TYPE", "Recurrent", "read_folder", "write_folder"]
 

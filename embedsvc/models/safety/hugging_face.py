@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 from embedsvc.errors import ModelFormatError
+from embedsvc.models.safety.json_files import parse_object, read_json
 
-__all__ = ["check_hugging_face_folder", "check_safetensors", "read_json"]
+__all__ = ["check_hugging_face_folder", "check_safetensors"]
 
 # The limit of the safetensors library itself.
 _MAX_HEADER = 100_000_000
-_MAX_JSON = 64 << 20
 # Bytes of one value. Types the format gains later are checked by the library alone.
 _WIDTHS = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3"), 1),
@@ -42,7 +40,7 @@ def check_safetensors(path: Path) -> None:
                     f"expected at most {min(_MAX_HEADER, max(size - 8, 0)):,} in a file of {size:,}",
                     "Download it again.",
                 )
-            header = _parse(file.read(length), path)
+            header = parse_object(file.read(length), str(path))
     except OSError as error:
         raise ModelFormatError(f"{path} cannot be read: {error.strerror}") from error
     present = size - 8 - length
@@ -127,38 +125,3 @@ def _check_shards(index: Path, weights: list[str]) -> None:
         # A plain name out of the folder's own listing: so it cannot climb out either.
         if shard not in weights:
             raise ModelFormatError(f"{index} names the file {shard!r}, found {', '.join(weights)}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a small file.
-
-    Raises
-    ------
-    ModelFormatError
-        If it is torn, no object, nested without end or larger than 64 MB.
-    """
-    try:
-        if path.stat().st_size > _MAX_JSON:
-            raise ModelFormatError(f"{path} has {path.stat().st_size:,} bytes, expected at most {_MAX_JSON:,}")
-        return _parse(path.read_bytes(), path)
-    except OSError as error:
-        raise ModelFormatError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _parse(content: bytes, path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(content.decode("utf-8"), object_pairs_hook=_without_repeats)
-    # Deep nesting ends in RecursionError, bad UTF-8 in a ValueError like bad JSON.
-    except (ValueError, RecursionError) as error:
-        raise ModelFormatError(f"{path} is torn: its JSON cannot be read ({error})") from error
-    if not isinstance(found, dict):
-        raise ModelFormatError(f"{path}: expected a JSON object, found {type(found).__name__}")
-    return found
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        # Two readers may each believe another of the two.
-        raise ValueError("a key appears twice")
-    return made

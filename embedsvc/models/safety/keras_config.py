@@ -12,10 +12,10 @@ of its outermost model are skipped, since people's own ones would otherwise make
 from __future__ import annotations
 
 import builtins
-import json
 from typing import Any
 
-from embedsvc.errors import ModelFormatError, UnsafeModelError
+from embedsvc.errors import UnsafeModelError
+from embedsvc.models.safety.json_files import parse_json
 
 __all__ = ["TRUST_HINT", "check_config", "check_config_text"]
 
@@ -62,10 +62,7 @@ def check_config_text(text: str | bytes, where: str, *, skip_compile: bool = Tru
     UnsafeModelError
         See `check_config`.
     """
-    try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelFormatError(f"{where} is torn: its JSON cannot be read ({error})") from error
+    config = parse_json(text, where)
     if skip_compile and isinstance(config, dict):
         config.pop("compile_config", None)
     check_config(config, where, revived=revived)
