@@ -90,6 +90,28 @@ def test_no_layer_names_a_module_that_is_gone():
     assert not HEIGHT.keys() - {entry(path) for path in SOURCES}
 
 
+def named_in_the_architecture() -> set[str]:
+    """What docs/architecture.md puts between backticks and is a module, `x.py`, or a folder, `x/`."""
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return set(re.findall(r"`((?:\w+/)*\w+(?:\.py|/))`", page))
+
+
+def test_the_architecture_names_every_module_and_folder():
+    folders = {f"{path.parent.name}/" for path in SOURCES if path.parent.name}
+    modules = {path.name for path in SOURCES if len(path.parts) == 1}
+    missing = sorted((folders | modules) - named_in_the_architecture())
+    assert not missing, f"say in docs/architecture.md which question {', '.join(missing)} answers"
+
+
+def test_the_architecture_names_nothing_that_is_gone():
+    every = [path for folder in (PACKAGE, PACKAGE.parent / "tests") for path in (folder, *folder.rglob("*"))]
+    known = {path.as_posix() + "/" * path.is_dir() for path in every}
+    gone = sorted(
+        name for name in named_in_the_architecture() if not any(f"/{path}".endswith(f"/{name}") for path in known)
+    )
+    assert not gone, f"docs/architecture.md names {', '.join(gone)}"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_imports_go_downward_only(path):
     upward = [
