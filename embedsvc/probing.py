@@ -2,215 +2,34 @@
 
 Practitioners mix variants: a classifier is trained on vectors from before the dropout and given vectors from after it.
 So every classifier is tested on every variant of its space, not only on its own.
-
-Intervals are those of the corrected resampled t-test: training sets of folds overlap, so the plain standard error of
-the mean over folds is too small. Its 1/R becomes 1/R + n_test/n_train (Nadeau & Bengio 2003, Inference for the
-generalization error, Machine Learning 52, 239-281; for repeated cross-validation Bouckaert & Frank 2004).
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import plots
-from embedsvc.colors import BLUE
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
 from embedsvc.knn import check_vectors
-from embedsvc.results import Columns, Result
-from embedsvc.threads import one_thread
+from embedsvc.probes import CLASSIFIERS, METRICS, Probe
+from embedsvc.threads import each
 from embedsvc.types import Variant, Vectors, check_seed
 from embedsvc.variants import choose, derive, space
 
-__all__ = ["CLASSIFIERS", "METRICS", "Estimate", "Probe", "corrected_interval", "probe"]
+__all__ = ["probe"]
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
 
-CLASSIFIERS = ("logistic", "knn")
-METRICS = ("accuracy", "macro_f1")
 _MOST_TEXTS = 5_000
 _NEIGHBORS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over folds, and its interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Probe(Result):
-    """Scores of every classifier, trained on each variant and tested on each.
-
-    Attributes
-    ----------
-    variants : tuple of str
-        The reference first.
-    same_as : mapping of str to str
-        Variants that are equal bit for bit to an earlier one; their scores are those.
-    scores : mapping of (str, str) to ndarray of shape (n_variants, n_variants, n_scores), float64
-        By classifier and metric: trained on the first axis, tested on the second, a score for each fold of each repeat.
-        NaN where the two variants are of different taps, so that a classifier of one cannot read the other.
-    majority : mapping of str to ndarray of shape (n_scores,)
-        By metric: always answering the most frequent class of the training part.
-    classes : mapping of str to int
-        Texts of each class.
-    dropped : mapping of str to int
-        Classes left out, with their texts: fewer distinct texts than folds.
-    n, n_labelled, n_used : int
-        Texts of the set; with a label; in the folds.
-    n_duplicates : int
-        Texts in the folds whose wording an earlier one has; copies are kept in one fold.
-    folds, repeats, seed : int
-    level : float
-        Of the intervals.
-    sentence, sampling : str
-    notes : tuple of str
-    """
-
-    variants: tuple[str, ...]
-    same_as: Mapping[str, str]
-    scores: Mapping[tuple[str, str], Floats]
-    majority: Mapping[str, Floats]
-    classes: Mapping[str, int]
-    dropped: Mapping[str, int]
-    n: int
-    n_labelled: int
-    n_used: int
-    n_duplicates: int
-    folds: int
-    repeats: int
-    seed: int
-    level: float
-    sentence: str
-    sampling: str
-    notes: tuple[str, ...]
-
-    @property
-    def reference(self) -> str:
-        """What differences are taken to."""
-        return self.variants[0]
-
-    def estimate(self, classifier: str, metric: str, trained: str, tested: str | None = None) -> Estimate | None:
-        """Score of a classifier trained on one variant and tested on another; None where it cannot read it.
-
-        `tested` is `trained` by default. The interval is cut at 0 and 1.
-        """
-        values = self._values(classifier, metric, trained, trained if tested is None else tested)
-        if np.isnan(values).any():
-            return None
-        found = corrected_interval(values, folds=self.folds, level=self.level)
-        return Estimate(found.mean, max(found.low, 0.0), min(found.high, 1.0))
-
-    def difference(self, classifier: str, metric: str, trained: str, tested: str | None = None) -> Estimate | None:
-        """The same score minus that of the reference trained and tested on itself, paired by fold."""
-        values = self._values(classifier, metric, trained, trained if tested is None else tested)
-        if np.isnan(values).any():
-            return None
-        base = self._values(classifier, metric, self.reference, self.reference)
-        return corrected_interval(values - base, folds=self.folds, level=self.level)
-
-    def baseline(self, metric: str) -> float:
-        """Mean score of always answering the most frequent class."""
-        return float(self.majority[metric].mean())
-
-    def plot(
-        self, classifier: str = "logistic", metric: str = "accuracy", *, figure: plots.MplFigure = None
-    ) -> plots.MplFigure:
-        """Score of a classifier trained and tested on each variant, beside always answering the largest class.
-
-        Parameters
-        ----------
-        classifier : {"logistic", "knn"}
-        metric : {"accuracy", "macro_f1"}
-        figure : matplotlib Figure or SubFigure, optional
-            Where to draw; by default a new one, which shows itself in a notebook.
-        """
-        rows = []
-        for name in self.variants:
-            found = self.estimate(classifier, metric, name)
-            if found is not None:
-                rows.append((name, found.mean, found.low, found.high, BLUE))
-        figure = plots.canvas((7, 1 + 0.35 * len(rows)), figure)
-        label = f"{metric} of {classifier}, {self.level:.0%} intervals; dashed: the most frequent class"
-        plots.intervals(figure, rows, line=self.baseline(metric), label=label)
-        return figure
-
-    def _facts(self) -> dict[str, object]:
-        return {
-            **{"labelled texts": self.n_used, "classes": len(self.classes), "reference": self.reference},
-            **{"folds": self.folds, "repeats": self.repeats, "seed": self.seed},
-        }
-
-    def _table(self) -> Columns:
-        """A row for each classifier, metric, and pair of variants trained and tested on."""
-        rows = self.to_json()["scores"]
-        plain = ("classifier", "metric", "trained", "tested", "mean", "low", "high")
-        return {
-            **{name: [row[name] for row in rows] for name in plain},
-            **{f"difference_{name}": [row["difference"][name] for row in rows] for name in ("mean", "low", "high")},
-        }
-
-    def _summary(self) -> Columns:
-        """A row for each variant, trained and tested on itself: score, in brackets its interval."""
-        columns: dict[str, list[object]] = {"variant": list(self.variants)}
-        for classifier, metric in self.scores:
-            found = [self.estimate(classifier, metric, name) for name in self.variants]
-            columns[f"{classifier} {metric}"] = [
-                f"{e.mean:.3f} ({e.low:.3f} to {e.high:.3f})" if e else "–" for e in found
-            ]
-        return columns
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values: every estimate and difference, and what they rest on."""
-        plain = {
-            name: getattr(self, name)
-            for name in ("n", "n_labelled", "n_used", "n_duplicates", "folds", "repeats", "seed", "level")
-        }
-        return plain | {
-            "sentence": self.sentence,
-            "sampling": self.sampling,
-            "notes": list(self.notes),
-            "reference": self.reference,
-            "variants": list(self.variants),
-            "same_as": dict(self.same_as),
-            "classes": dict(self.classes),
-            "dropped": dict(self.dropped),
-            "majority": {metric: self.baseline(metric) for metric in METRICS},
-            "scores": [
-                {
-                    "classifier": classifier,
-                    "metric": metric,
-                    "trained": trained,
-                    "tested": tested,
-                    **asdict(score),
-                    "difference": asdict(difference),
-                }
-                for classifier, metric in self.scores
-                for trained in self.variants
-                for tested in self.variants
-                if (score := self.estimate(classifier, metric, trained, tested))
-                and (difference := self.difference(classifier, metric, trained, tested))
-            ],
-        }
-
-    def _values(self, classifier: str, metric: str, trained: str, tested: str) -> Floats:
-        for name in (trained, tested):
-            if name not in self.variants:
-                raise SettingsError(f"{name!r} was not probed", f"There are: {', '.join(self.variants)}")
-        values: Floats = self.scores[classifier, metric][self.variants.index(trained), self.variants.index(tested)]
-        return values
 
 
 def probe(
@@ -250,6 +69,8 @@ def probe(
     DegenerateInputError
         For vectors that are not finite, or fewer than two classes of enough texts.
     """
+    from sklearn.exceptions import ConvergenceWarning
+
     check_seed(seed)
     if folds < 2 or repeats < 1 or not 0 < level < 1:
         raise SettingsError(
@@ -270,24 +91,12 @@ def probe(
             same_as[name] = twin
 
     splits = list(task.splits(folds, repeats, seed))
-    shape = (len(names), len(names), len(splits))
-    scores = {(classifier, metric): np.full(shape, np.nan) for classifier in CLASSIFIERS for metric in METRICS}
-    majority = {metric: np.empty(len(splits)) for metric in METRICS}
-    stopped = 0
-    for at, (train, test) in enumerate(splits):
-        guess = np.full(len(test), np.bincount(task.classes[train]).argmax())
-        for metric in METRICS:
-            majority[metric][at] = _score(metric, task.classes[test], guess)
-        for classifier in CLASSIFIERS:
-            for trained in vectors:
-                predict, converged = _FIT[classifier](vectors[trained][train], task.classes[train])
-                stopped += not converged
-                for tested in vectors:
-                    if space(trained) == space(tested):
-                        answers = predict(vectors[tested][test])
-                        cell = (names.index(trained), names.index(tested), at)
-                        for metric in METRICS:
-                            scores[classifier, metric][cell] = _score(metric, task.classes[test], answers)
+    with warnings.catch_warnings():  # here, and not in the threads: filters are those of the whole process
+        warnings.simplefilter("ignore", ConvergenceWarning)  # told below, once for all fits
+        found = each(lambda split: _score_fold(task, vectors, names, *split), splits)
+    scores = {key: np.stack([fold.scores[key] for fold in found], axis=-1) for key in product(CLASSIFIERS, METRICS)}
+    majority = {metric: np.array([fold.majority[metric] for fold in found]) for metric in METRICS}
+    stopped = sum(fold.stopped for fold in found)
     canonical = [names.index(same_as.get(name, name)) for name in names]
     if any(Variant.parse(name).mode.stochastic for name in names):
         notes.append(
@@ -319,34 +128,6 @@ def probe(
         sampling=task.sampling,
         notes=tuple(notes),
     )
-
-
-def corrected_interval(values: Floats, *, folds: int, level: float = 0.95) -> Estimate:
-    """Mean and interval of scores of repeated cross-validation: mean ± t · √((1/R + n_test/n_train) · s²).
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_scores,)
-        R scores, one for each fold of each repeat, or their differences to others on the same folds.
-    folds : int
-        With it n_test/n_train is 1/(folds - 1).
-    level : float
-
-    Returns
-    -------
-    Estimate
-        With equal values the interval is a point: they leave nothing to estimate a spread from.
-
-    References
-    ----------
-    Nadeau & Bengio (2003), Machine Learning 52, 239-281, section 3.
-    """
-    from scipy.stats import t
-
-    mean, count = float(np.mean(values)), len(values)
-    spread = math.sqrt((1 / count + 1 / (folds - 1)) * float(np.var(values, ddof=1)))
-    margin = float(t.ppf((1 + level) / 2, count - 1)) * spread
-    return Estimate(mean, mean - margin, mean + margin)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -418,20 +199,45 @@ class _Task:
             yield from folder.split(np.zeros(len(self.rows)), self.classes, groups)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fold:
+    """Scores of one fold; `stopped` counts the regressions that did not converge."""
+
+    scores: dict[tuple[str, str], Floats]
+    majority: dict[str, float]
+    stopped: int
+
+
+def _score_fold(task: _Task, vectors: Mapping[str, Vectors], names: Sequence[str], train: Rows, test: Rows) -> _Fold:
+    """Every classifier trained on every variant, tested on every variant of its space; NaN elsewhere."""
+    truth = task.classes[test]
+    guess = np.full(len(test), np.bincount(task.classes[train]).argmax())
+    shape = (len(names), len(names))
+    scores = {key: np.full(shape, np.nan) for key in product(CLASSIFIERS, METRICS)}
+    stopped = 0
+    for classifier, trained in product(CLASSIFIERS, vectors):
+        predict, converged = _FIT[classifier](vectors[trained][train], task.classes[train])
+        stopped += not converged
+        for tested in vectors:
+            if space(trained) == space(tested):
+                answers = predict(vectors[tested][test])
+                for metric in METRICS:
+                    scores[classifier, metric][names.index(trained), names.index(tested)] = _score(
+                        metric, truth, answers
+                    )
+    return _Fold(scores, {metric: _score(metric, truth, guess) for metric in METRICS}, stopped)
+
+
 Predict = Callable[[Vectors], NDArray[np.intp]]
 
 
 def _logistic(vectors: Vectors, classes: NDArray[np.intp]) -> tuple[Predict, bool]:
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    # Its products are too small to share: threads of BLAS that wait for each other cost more than they give.
-    with one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the caller tells, once for all fits
-        model.fit(vectors, classes)
+    model.fit(vectors, classes)
     return model.predict, bool((model[-1].n_iter_ < model[-1].max_iter).all())
 
 
@@ -452,10 +258,13 @@ def _directions(vectors: Vectors) -> Vectors:
 _FIT: Mapping[str, Callable[[Vectors, NDArray[np.intp]], tuple[Predict, bool]]] = {"logistic": _logistic, "knn": _knn}
 
 
-def _score(metric: str, truth: NDArray[np.intp], answers: NDArray[np.intp]) -> float:
-    from sklearn.metrics import accuracy_score, f1_score
-
+def _score(metric: str, truth: Rows, answers: Rows) -> float:
+    # By hand: scikit-learn's checks of so few numbers took most of the time of a probe.
+    right = truth == answers
     if metric == "accuracy":
-        return float(accuracy_score(truth, answers))
-    # A class that was never answered has an F1 of 0, not none.
-    return float(f1_score(truth, answers, average="macro", labels=np.unique(truth), zero_division=0.0))
+        return float(right.mean())
+    n_classes = int(max(truth.max(), answers.max())) + 1
+    hits, true, told = (np.bincount(each, minlength=n_classes) for each in (truth[right], truth, answers))
+    present = true > 0
+    # F1 of a class is 2·TP / (2·TP + FP + FN): 0, not none, for one that was never answered.
+    return float((2 * hits[present] / (true + told)[present]).mean())

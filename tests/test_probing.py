@@ -3,8 +3,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -12,7 +15,8 @@ from sklearn.preprocessing import StandardScaler
 
 from embedsvc import probing
 from embedsvc.errors import DegenerateInputError, SettingsError, UnknownVariantError
-from embedsvc.probing import Estimate, corrected_interval, probe
+from embedsvc.probes import Estimate, corrected_interval
+from embedsvc.probing import probe
 from embedsvc.variants import derive
 from tests.analysis_sets import blobs, make_set
 
@@ -54,6 +58,14 @@ def test_scores_are_those_of_sklearn_on_the_same_folds(found, embeddings):
     at = found.variants.index(PRE), found.variants.index(HEAD)
     for name, values in expected.items():
         np.testing.assert_allclose(found.scores[name, "accuracy"][at], values, atol=1e-6)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
+def test_accuracy_and_macro_f1_are_those_of_sklearn(pairs):
+    truth, answers = (np.array(side) for side in zip(*pairs, strict=True))
+    assert probing._score("accuracy", truth, answers) == pytest.approx(accuracy_score(truth, answers))
+    macro = f1_score(truth, answers, average="macro", labels=np.unique(truth), zero_division=0.0)
+    assert probing._score("macro_f1", truth, answers) == pytest.approx(macro)
 
 
 def test_it_is_trained_on_each_variant_and_tested_on_each(found):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from embedsvc.probing import Estimate, Probe
+    from embedsvc.probes import Estimate, Probe
 
 __all__ = ["probe"]
 

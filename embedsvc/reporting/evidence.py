@@ -8,7 +8,7 @@ import numpy as np
 
 from embedsvc.clusters import Clustering
 from embedsvc.comparison import Comparison
-from embedsvc.probing import Probe
+from embedsvc.probes import Probe
 from embedsvc.projection import Projection
 from embedsvc.reporting.findings import Beside, Clusters, Evidence, Map, Reading
 from embedsvc.types import Mode, Variant

@@ -16,7 +16,8 @@ from embedsvc.comparison import Comparison, compare
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import EmbedsvcError, MissingExtraError, SettingsError
 from embedsvc.knn import Graphs, NeighborGraph, check_vectors
-from embedsvc.probing import Probe, probe
+from embedsvc.probes import Probe
+from embedsvc.probing import probe
 from embedsvc.projection import Projection, project
 from embedsvc.reporting.evidence import gather, overlaps
 from embedsvc.reporting.findings import Beside, Evidence, Verdict
