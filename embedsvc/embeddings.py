@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc import masks, plots
+from embedsvc.arrow import columns_of, numpy_values
 from embedsvc.colors import BLUE, RED
 from embedsvc.errors import SettingsError, StoreError, UnknownVariantError
 from embedsvc.manifest import Manifest, summarise
-from embedsvc.parts import Piece, columns_of, numpy_values
+from embedsvc.parts import Piece
 from embedsvc.results import Columns, Result, pandas_frame, polars_frame
-from embedsvc.store import pieces_of
+from embedsvc.stored import pieces_of
 from embedsvc.types import Block, Mode, Pass, Text, Variant, Vectors
 
 if TYPE_CHECKING:

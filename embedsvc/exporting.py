@@ -14,9 +14,9 @@ from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import MissingExtraError, SettingsError, StoreError
 from embedsvc.formats import convert
 from embedsvc.knn import Graphs, check_vectors, unit_rows
-from embedsvc.parts import atomic_file
 from embedsvc.projection import project
 from embedsvc.registry import Registry
+from embedsvc.storage import atomic_file
 from embedsvc.types import Vectors, check_seed
 from embedsvc.variants import choose, reference, space
 

@@ -16,11 +16,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedsvc.arrow import arrow_array
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import StoreError
-from embedsvc.parts import arrow_array, atomic_file
 from embedsvc.registry import Registry
-from embedsvc.store import write_parquet
+from embedsvc.storage import atomic_file
+from embedsvc.stored import write_parquet
 from embedsvc.types import Block
 
 __all__ = ["FORMATS", "convert", "write_csv", "write_jsonl", "write_npz"]

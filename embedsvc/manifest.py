@@ -40,7 +40,7 @@ class Part:
         ``part-00000.parquet``, the file it is, or was before it became row group 0.
     rows : int
     sha256 : str
-        Over the content of its rows, whatever the file format (see `parts.digest`).
+        Over the content of its rows, whatever the file format (see `arrow.digest`).
     """
 
     name: str

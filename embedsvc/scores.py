@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedsvc.arrow import arrow_array
 from embedsvc.errors import StoreError
-from embedsvc.parts import arrow_array, atomic_file
+from embedsvc.storage import atomic_file
 
 __all__ = ["write_scores"]
 

@@ -13,21 +13,19 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from embedsvc import parts
 from embedsvc.errors import LockedError, StoreError, StoreMismatchError
-from embedsvc.manifest import Manifest, Part
-from embedsvc.parts import Piece, atomic_file, disk_errors
+from embedsvc.manifest import Manifest
+from embedsvc.parts import Done, check_part, index_of, record_of, write_part
+from embedsvc.storage import atomic_file, disk_errors
+from embedsvc.stored import MANIFEST, file_manifest, intact, partial_folder, read_manifest, write_parquet
 from embedsvc.types import Block
 
-__all__ = ["Done", "Store", "intact", "open_store", "pieces_of", "verify", "write_parquet", "write_part"]
+__all__ = ["Store", "open_store"]
 
-_MANIFEST = "manifest.json"
 _REJECTED = "rejected.jsonl"
 _LOCK = ".lock"
 
@@ -107,15 +105,6 @@ def open_store(
                 store._folder.rmdir()
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A part on disk, and what only its rows tell: the tokens read, and how many rows were cut short."""
-
-    part: Part
-    tokens: int
-    truncated: int
-
-
 class Store:
     """A set being written; made by `open_store`.
 
@@ -136,7 +125,7 @@ class Store:
         self.manifest = manifest
         self._parquet = export is None and path.suffix == ".parquet"
         self._export = write_parquet if self._parquet else export  # None for a directory
-        self._folder = _partial(path) if self._export else path
+        self._folder = partial_folder(path) if self._export else path
         self.damaged: tuple[str, ...] = ()
         self._done: dict[int, Done] = {}
         self._begun = False
@@ -193,7 +182,7 @@ class Store:
         """
         path = self._folder / done.part.name
         expected = {"part": index, "rows": done.part.rows, "sha256": done.part.sha256, "run": self.manifest.identity}
-        if parts.record_of(path) != expected:
+        if record_of(path) != expected:
             raise StoreError(f"{path} is not the part that was written", "Let no other run work in that folder.")
         self._done[index] = done
 
@@ -234,7 +223,7 @@ class Store:
             rejected=n_rejected,
             parts=tuple(self._done[index].part for index in sorted(self._done)),
         )
-        self._write_manifest(self._folder / _MANIFEST, manifest)
+        self._write_manifest(self._folder / MANIFEST, manifest)
         if self._export:
             self._export(self._folder, self.path)
             if not self._parquet:
@@ -248,14 +237,14 @@ class Store:
         if self._export:
             if self.path.is_dir():
                 raise StoreError(f"{self.path} is a folder, expected a file", "Choose a path that does not exist yet.")
-            if self._final_manifest() is None and self.path.exists() and not (self._folder / _MANIFEST).exists():
+            if self._final_manifest() is None and self.path.exists() and not (self._folder / MANIFEST).exists():
                 raise StoreError(f"{self.path} is a file that embedsvc did not write", "Choose another path.")
         elif self.path.exists() and not self.path.is_dir():
             raise StoreError(
                 f"{self.path} is a file, expected a folder",
                 "Choose a path that does not exist yet, or one ending in .parquet for a single file.",
             )
-        if self._folder.is_dir() and not (self._folder / _MANIFEST).exists():
+        if self._folder.is_dir() and not (self._folder / MANIFEST).exists():
             with disk_errors(self._folder):
                 found = sorted(entry.name for entry in self._folder.iterdir() if not _is_litter(entry.name))
             if found:
@@ -273,7 +262,7 @@ class Store:
             return
         if final and not overwrite and final.identity != self.manifest.identity:
             self._raise_mismatch(final, str(self.path))
-        found = _read_manifest(self._folder / _MANIFEST) if (self._folder / _MANIFEST).exists() else None
+        found = read_manifest(self._folder / MANIFEST) if (self._folder / MANIFEST).exists() else None
         if found and found.identity != self.manifest.identity:
             if not overwrite:
                 self._raise_mismatch(found, str(self._folder))
@@ -284,7 +273,7 @@ class Store:
         # The manifest stands before the first part: whatever is found later has its provenance. Parts of a run that
         # is overwritten go when stock is taken.
         if found is None or found.complete:
-            self._write_manifest(self._folder / _MANIFEST, self.manifest)
+            self._write_manifest(self._folder / MANIFEST, self.manifest)
         self._begun = True
         self._take_stock()
 
@@ -300,9 +289,9 @@ class Store:
         """Keep the parts of this run that are whole, remove torn ones and temporary files."""
         with disk_errors(self._folder):
             for entry in sorted(self._folder.iterdir()):
-                index = parts.index_of(entry.name)
+                index = index_of(entry.name)
                 if index is not None:
-                    done = _check_part(entry, index, self.manifest)
+                    done = check_part(entry, index, self.manifest)
                     if done:
                         self._done[index] = done
                     else:
@@ -315,9 +304,9 @@ class Store:
         """Empty the folder of a run whose file is finished, the manifest last; what others put there stays."""
         with disk_errors(self._folder):
             for entry in sorted(self._folder.iterdir()):
-                if parts.index_of(entry.name) is not None or (_is_litter(entry.name) and entry.name != _LOCK):
+                if index_of(entry.name) is not None or (_is_litter(entry.name) and entry.name != _LOCK):
                     entry.unlink()
-            (self._folder / _MANIFEST).unlink(missing_ok=True)
+            (self._folder / MANIFEST).unlink(missing_ok=True)
 
     def _raise_mismatch(self, found: Manifest, place: str) -> None:
         state = "a finished set" if found.complete else "an unfinished run"
@@ -329,15 +318,15 @@ class Store:
 
     @property
     def _sidecar(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.{_MANIFEST}")
+        return self.path.with_name(f"{self.path.name}.{MANIFEST}")
 
     def _final_manifest(self) -> Manifest | None:
         """The manifest of the finished file at the target, None if there is none or the target is a directory."""
         if not self._export or not self.path.exists():
             return None
         if self._parquet:
-            return parts.file_manifest(self.path)
-        return _read_manifest(self._sidecar) if self._sidecar.exists() else None
+            return file_manifest(self.path)
+        return read_manifest(self._sidecar) if self._sidecar.exists() else None
 
     def _write_manifest(self, path: Path, manifest: Manifest) -> None:
         with atomic_file(path) as file:
@@ -356,154 +345,9 @@ class Store:
         return count
 
 
-def write_part(folder: Path, block: Block, manifest: Manifest, *, writer: str = "") -> Done:
-    """Put one block into the folder of an unfinished set; when this returns it survives a kill and a power cut.
-
-    Several processes may write parts of one set, the same part too, if each has a name as `writer` (hexadecimal):
-    whoever comes last replaces equal bytes.
-
-    Raises
-    ------
-    StoreError
-        If the block does not fit the manifest, or the disk refuses.
-    """
-    import pyarrow.parquet as pq
-
-    size = manifest.rows_per_part
-    if block.offset != block.index * size or len(block.texts) > size:
-        raise StoreError(
-            f"block {block.index} holds {len(block.texts)} rows from {block.offset} on, "
-            f"but parts of {folder} hold {size} rows each"
-        )
-    table = parts.table_of(block, manifest)
-    with atomic_file(folder / parts.part_name(block.index), writer=writer) as file:
-        pq.write_table(table, file, row_group_size=max(len(table), 1), **parts.writer_options(manifest))
-    return _summary(table, block.index)
-
-
-def write_parquet(source: Path, path: Path) -> None:
-    """Write a finished set as one Parquet file, a row group for each part."""
-    import pyarrow.parquet as pq
-
-    manifest, pieces = pieces_of(source)
-    schema = parts.schema_of(manifest, manifest.to_json())
-    with (
-        atomic_file(path) as file,
-        pq.ParquetWriter(file, schema, **parts.writer_options(manifest)) as writer,
-    ):
-        for piece in pieces:
-            table = piece.read()
-            writer.write_table(table, row_group_size=max(len(table), 1))
-
-
-def pieces_of(path: str | Path, *, allow_partial: bool = False) -> tuple[Manifest, tuple[Piece, ...]]:
-    """The manifest of a stored set and where its parts are.
-
-    Raises
-    ------
-    StoreError
-        If there is no set, or it is unfinished and `allow_partial` is not set.
-    """
-    path = Path(path)
-    if path.is_file():
-        manifest = parts.file_manifest(path)
-        return manifest, tuple(Piece(path, number, part.rows, manifest) for number, part in enumerate(manifest.parts))
-    folder = path if path.exists() else _partial(path)
-    if not (folder / _MANIFEST).exists():
-        problem = "holds no embedding set: it has no manifest.json" if path.exists() else "does not exist"
-        raise StoreError(f"{path} {problem}", "Give a folder or file that embedsvc extract wrote.")
-    manifest = _read_manifest(folder / _MANIFEST)
-    if manifest.complete:
-        return manifest, tuple(Piece(folder / part.name, 0, part.rows, manifest) for part in manifest.parts)
-    whole = sorted((index, entry) for entry in folder.iterdir() if (index := parts.index_of(entry.name)) is not None)
-    if not allow_partial:
-        count = "1 part is" if len(whole) == 1 else f"{len(whole)} parts are"
-        raise StoreError(
-            f"{path} is unfinished: {count} there, of {manifest.rows_per_part} rows each",
-            "Run the same command again to finish it, or read what is there with allow_partial=True.",
-        )
-    checked = ((entry, _check_part(entry, index, manifest)) for index, entry in whole)
-    return manifest, tuple(Piece(entry, 0, done.part.rows, manifest) for entry, done in checked if done)
-
-
-def verify(path: str | Path) -> Manifest:
-    """Read a finished set completely and compare every part with its digest.
-
-    Raises
-    ------
-    StoreError
-        Naming each part that is torn, missing or changed.
-    """
-    manifest, pieces = pieces_of(path)
-    bad = []
-    for part, piece in zip(manifest.parts, pieces, strict=True):
-        try:
-            table = piece.read()
-        except StoreError:
-            bad.append(f"{part.name} is torn or missing")
-            continue
-        if parts.digest(table) != part.sha256:
-            bad.append(f"{part.name} was changed after it was written")
-    if bad:
-        what = "the file" if Path(path).is_file() else "those parts"
-        raise StoreError(
-            f"{path} is damaged: {'; '.join(bad)}",
-            f"Delete {what} and run the command that wrote it again.",
-        )
-    return manifest
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
-
-
-def _read_manifest(path: Path) -> Manifest:
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}", "Check its permissions.") from error
-    return Manifest.from_json(text, origin=str(path))
-
-
 def _is_litter(name: str) -> bool:
     """Whether only a killed run of ours leaves files of that name."""
     if name == _LOCK:
         return True
     match = re.fullmatch(r"\.(.+?)(\.[0-9a-f]+)?\.tmp", name)
-    return match is not None and (match[1] in (_MANIFEST, _REJECTED) or parts.index_of(match[1]) is not None)
-
-
-def intact(manifest: Manifest, path: Path) -> bool:
-    """Whether every part of a finished set is there with all its rows; a look at the footers, not at the rows."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        if path.is_file():
-            metadata = pq.read_metadata(path)
-            found = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-        else:
-            found = [pq.read_metadata(path / part.name).num_rows for part in manifest.parts]
-    except (OSError, UnicodeDecodeError, pa.ArrowException):
-        return False
-    return found == [part.rows for part in manifest.parts]
-
-
-def _check_part(path: Path, index: int, manifest: Manifest) -> Done | None:
-    """The part at a path if it is whole and of this run, else None."""
-    try:
-        table = Piece(path, 0, None, manifest).read()
-        record = json.loads((table.schema.metadata or {})[parts.METADATA_KEY])
-        expected = {"part": index, "rows": len(table), "sha256": parts.digest(table), "run": manifest.identity}
-    except (StoreError, KeyError, ValueError):
-        return None
-    return _summary(table, index) if record == expected else None
-
-
-def _summary(table: Any, index: int) -> Done:  # noqa: ANN401 - pyarrow has no types
-    record = json.loads(table.schema.metadata[parts.METADATA_KEY])
-    return Done(
-        Part(parts.part_name(index), len(table), record["sha256"]),
-        int(np.maximum(parts.numpy_values(table["n_tokens"]), 0).sum()),
-        int(parts.numpy_values(table["truncated"]).sum()),
-    )
+    return match is not None and (match[1] in (MANIFEST, _REJECTED) or index_of(match[1]) is not None)

@@ -26,7 +26,8 @@ LAYERS = {
     },
     "what verbs work with": {
         *("models", "texts", "batching", "catalog", "fetching", "datasets", "sdists", "head"),
-        *("manifest", "parts", "store", "embeddings", "formats", "metrics", "moments", "simulation"),
+        *("arrow", "manifest", "parts", "store", "stored", "embeddings", "formats"),
+        *("metrics", "moments", "simulation"),
         *("resampling", "figures", "sides"),
         *(
             "agreement",
@@ -43,7 +44,7 @@ LAYERS = {
         *("plots", "diagnosis"),
         *("variability", "joining"),
     },
-    "foundations": {"masks", "registry", "knn", "theory", "losses", "colors", "results", "threads"},
+    "foundations": {"masks", "storage", "registry", "knn", "theory", "losses", "colors", "results", "threads"},
     "values": {"types"},
     "errors": {"errors"},
 }

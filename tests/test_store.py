@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedsvc import parts
+from embedsvc import arrow
 from embedsvc.errors import StoreError, StoreMismatchError
 from embedsvc.formats import FORMATS
 from embedsvc.manifest import Manifest
-from embedsvc.store import open_store, pieces_of, verify
+from embedsvc.storage import atomic_file
+from embedsvc.store import open_store
+from embedsvc.stored import pieces_of, verify
 from embedsvc.types import Mode, Text
 from tests.sets import MANIFEST, block, blocks, snapshot, write
 
@@ -152,10 +154,10 @@ def test_vectors_are_smaller_than_plain_floats(tmp_path):
 
 
 def test_the_digest_is_over_names_and_values_and_no_encoding():
-    table = parts.table_of(block(0), MANIFEST)
+    table = arrow.table_of(block(0), MANIFEST)
     names = table.column_names
-    assert parts.digest(table) == parts.digest(pa.concat_tables([table[:1], table[1:]]))
-    assert parts.digest(table) != parts.digest(table.rename_columns([*names[:-1], "other"]))
+    assert arrow.digest(table) == arrow.digest(pa.concat_tables([table[:1], table[1:]]))
+    assert arrow.digest(table) != arrow.digest(table.rename_columns([*names[:-1], "other"]))
     others = {
         "id": Text("other", block(0).texts[0].text, "joy"),
         "text": replace(block(0).texts[0], text="other"),
@@ -163,13 +165,13 @@ def test_the_digest_is_over_names_and_values_and_no_encoding():
     }
     for text in others.values():
         other = block(0, [text, *block(0).texts[1:]])
-        assert parts.digest(table) != parts.digest(parts.table_of(other, MANIFEST))
+        assert arrow.digest(table) != arrow.digest(arrow.table_of(other, MANIFEST))
     for changes in (
         {"n_tokens": block(0).n_tokens + 1},
         {"truncated": ~block(0).truncated},
         {"vectors": {name: -vectors for name, vectors in block(0).vectors.items()}},
     ):
-        assert parts.digest(table) != parts.digest(parts.table_of(replace(block(0), **changes), MANIFEST))
+        assert arrow.digest(table) != arrow.digest(arrow.table_of(replace(block(0), **changes), MANIFEST))
 
 
 # What others read
@@ -545,7 +547,7 @@ def test_a_lone_surrogate_is_an_error_that_names_the_row(tmp_path, field):
 
 def test_strings_beyond_two_gigabytes_are_cut_into_chunks(tmp_path, monkeypatch):
     write(tmp_path / "a", blocks(10))
-    monkeypatch.setattr(parts, "_STRING_BYTES", 30)
+    monkeypatch.setattr(arrow, "_STRING_BYTES", 30)
     write(tmp_path / "b", blocks(10))
     assert verify(tmp_path / "a").parts == verify(tmp_path / "b").parts
 
@@ -618,7 +620,7 @@ def test_an_interrupted_file_leaves_nothing_behind(tmp_path):
     (tmp_path / "x").write_text("old")
 
     def interrupted():
-        with parts.atomic_file(tmp_path / "x") as file:
+        with atomic_file(tmp_path / "x") as file:
             file.write(b"new")
             raise KeyboardInterrupt
 

@@ -18,9 +18,9 @@ def show(path: str, *, as_json: bool, verify: bool) -> None:
     from embedsvc.manifest import summarise
 
     if verify:
-        from embedsvc import store
+        from embedsvc.stored import verify as verify_set
 
-        store.verify(path)
+        verify_set(path)
     manifest = EmbeddingSet.read(path).manifest
     if as_json:
         click.echo(manifest.to_json(), nl=False)

@@ -17,7 +17,7 @@ from embedsvc.jobs.records import Record, Records, state_folder
 from embedsvc.jobs.sets import Shelf
 from embedsvc.jobs.spec import Step
 from embedsvc.jobs.steps import extraction_options
-from embedsvc.parts import atomic_file
+from embedsvc.storage import atomic_file
 
 if TYPE_CHECKING:
     from embedsvc.jobs.plan import Planned
@@ -138,7 +138,7 @@ def _name_of(step: Step, inputs: Mapping[str, Any]) -> str:
 def _known_rows(planned: Planned, out: Path, record: Record | None) -> int:
     """Rows that need not be encoded, found as the run finds them, on the assumption that it loads the same model."""
     from embedsvc.jobs.recall import Recall
-    from embedsvc.store import pieces_of
+    from embedsvc.stored import pieces_of
     from embedsvc.texts import read
 
     step, shelf = planned.step, Shelf(out, planned.step.name)

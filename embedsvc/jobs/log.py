@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from embedsvc.jobs.records import Run
-from embedsvc.parts import atomic_file, disk_errors
+from embedsvc.storage import atomic_file, disk_errors
 
 __all__ = ["Log", "Meter", "prometheus_text", "write_prometheus"]
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from embedsvc import store
 from embedsvc.errors import StoreError
 from embedsvc.jobs.digests import analysis_inputs, extraction_inputs, file_digest, step_key
 from embedsvc.jobs.estimates import Estimate, estimate
@@ -18,6 +17,8 @@ from embedsvc.jobs.records import Record, Records
 from embedsvc.jobs.sets import Shelf
 from embedsvc.jobs.spec import Job, Step
 from embedsvc.jobs.steps import extraction_options
+from embedsvc.stored import intact, pieces_of
+from embedsvc.stored import verify as verify_set
 from embedsvc.texts import Scan, scan
 
 __all__ = ["Plan", "Planned", "plan_job"]
@@ -153,10 +154,10 @@ def _set_state(
     record = records.get(step.name)
     if record is not None and record.key == key:
         try:
-            manifest, _ = store.pieces_of(shelf.finished)
+            manifest, _ = pieces_of(shelf.finished)
         except StoreError as error:
             return False, error.problem
-        if not store.intact(manifest, shelf.finished):
+        if not intact(manifest, shelf.finished):
             return False, f"{shelf.finished} lacks parts, or some are torn"
         return True, f"{manifest.rows:,} rows are there"
     if records.pending.get(step.name) == key and shelf.n_parts_begun:
@@ -186,7 +187,7 @@ def _verified(
             continue
         told(f"Comparing {each.step.name} with its digests")
         try:
-            store.verify(Shelf(out, each.step.name).finished)
+            verify_set(Shelf(out, each.step.name).finished)
         except StoreError as error:
             steps[at] = replace(each, done=False, why=error.problem)
     return steps

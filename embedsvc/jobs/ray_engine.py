@@ -28,7 +28,7 @@ from embedsvc.jobs.engines import Order
 from embedsvc.jobs.recall import Recall
 from embedsvc.manifest import Manifest, Part
 from embedsvc.models.base import LoadOptions
-from embedsvc.store import Done, write_part
+from embedsvc.parts import Done, write_part
 from embedsvc.texts import Scan, read
 from embedsvc.types import Text
 

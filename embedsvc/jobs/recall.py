@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import parts
+from embedsvc.arrow import digest, numpy_values
 from embedsvc.errors import StoreError
 from embedsvc.extraction import Recalled
 from embedsvc.manifest import Manifest
-from embedsvc.parts import Piece, numpy_values
-from embedsvc.store import pieces_of
+from embedsvc.parts import Piece
+from embedsvc.stored import pieces_of
 from embedsvc.types import Mode, Text, Variant
 
 __all__ = ["Recall", "obstacle"]
@@ -201,7 +201,7 @@ class Recall:
         columns = None
         try:
             table = shelf.piece.read()
-            if shelf.sha256 in (None, parts.digest(table)):
+            if shelf.sha256 in (None, digest(table)):
                 columns = _Columns(
                     table["id"].to_pylist(),
                     table["text"].to_pylist(),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from embedsvc.errors import StoreError
-from embedsvc.parts import atomic_file
+from embedsvc.storage import atomic_file
 
 __all__ = ["Record", "Records", "Run", "StepResult", "known_outs", "remember_out", "runs_of", "state_folder"]
 

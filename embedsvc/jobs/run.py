@@ -21,7 +21,7 @@ from embedsvc.jobs.records import Record, Records, Run, StepResult, remember_out
 from embedsvc.jobs.sets import Shelf
 from embedsvc.jobs.spec import Job
 from embedsvc.jobs.steps import analyse, extraction_options
-from embedsvc.parts import disk_errors, sync_folder
+from embedsvc.storage import disk_errors, sync_folder
 
 __all__ = ["JobSummary", "run_job"]
 
@@ -266,7 +266,7 @@ class _Running:
 
     def _counted(self, result: StepResult) -> StepResult:
         """With what the manifest of its set counts."""
-        from embedsvc.store import pieces_of
+        from embedsvc.stored import pieces_of
 
         manifest, _ = pieces_of(Shelf(self._out, result.name).finished)
         return replace(

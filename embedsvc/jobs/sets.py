@@ -13,8 +13,9 @@ from pathlib import Path
 
 from embedsvc.errors import StoreError
 from embedsvc.manifest import Manifest
-from embedsvc.parts import disk_errors, index_of, sync_folder
-from embedsvc.store import pieces_of
+from embedsvc.parts import index_of
+from embedsvc.storage import disk_errors, sync_folder
+from embedsvc.stored import pieces_of
 
 __all__ = ["Shelf"]
 

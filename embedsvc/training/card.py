@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from embedsvc.parts import atomic_file
+from embedsvc.storage import atomic_file
 
 __all__ = ["SCORES", "write_card"]
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc.errors import StoreError
-from embedsvc.parts import atomic_file
+from embedsvc.storage import atomic_file
 
 __all__ = ["Checkpoint", "latest", "prune", "read_arrays", "write_arrays", "write_checkpoint"]
 

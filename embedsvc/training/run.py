@@ -19,7 +19,7 @@ import numpy as np
 
 from embedsvc import extraction
 from embedsvc.errors import StoreError, StoreMismatchError
-from embedsvc.parts import atomic_file
+from embedsvc.storage import atomic_file
 from embedsvc.training import loop
 from embedsvc.training.card import write_card
 from embedsvc.training.checkpoints import read_arrays, write_arrays

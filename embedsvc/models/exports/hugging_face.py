@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from embedsvc.head import Head
 from embedsvc.models.bert import BertConfig, Weights
 from embedsvc.models.huggingface import Folder
-from embedsvc.parts import atomic_file
+from embedsvc.storage import atomic_file
 
 __all__ = ["head_settings", "tensors_of", "write"]
 
