@@ -3,7 +3,9 @@
     python benchmarks/bench_jobs.py --rows 20000,200000              # numpy encoder, in this process and on Ray
     python benchmarks/bench_jobs.py --rows 1444 --model minilm-l6 --workers 1,2 --rounds 3
 
-Each round runs every setting once, one after the other, each in a process of its own; printed are medians.
+Each round runs every setting once, one after the other, each in a process of its own; printed are medians. The first
+and last tenth of a run say whether the rate falls as rows grow; the log has a line every ten seconds, so look at them
+for runs of minutes.
 """
 
 import argparse
@@ -19,11 +21,18 @@ _RUN = """
 import json, resource, sys
 from embedsvc.jobs import load_job, run_job
 done = run_job(load_job(sys.argv[1], settings=sys.argv[2:]))
-step = done.run.steps[0]
 events = [json.loads(line) for line in done.log_path.read_text().splitlines()]
-rate = [event["rows_per_second"] for event in events if event["event"] == "rows"][-1]
+points = [(event["rows"] / event["rows_per_second"], event["rows"]) for event in events if event["event"] == "rows"]
+(seconds, rows), whole = points[-1], [(0.0, 0), *points]
+begin = next(point for point in points if point[1] >= rows / 10)
+end = [point for point in whole if point[1] <= rows * 9 / 10][-1]
+rates = {
+    "rate": rows / seconds,
+    "first": begin[1] / begin[0],
+    "last": (rows - end[1]) / (seconds - end[0]),
+}
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": step.seconds, "rate": rate, "peak": peak}))
+print(json.dumps(rates | {"peak": peak}))
 """
 
 
@@ -72,10 +81,11 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for rows, engine, workers in settings:
                 found[rows, engine, workers].append(measure(folder, sources[rows], arguments.model, engine, workers))
-        print(f"{'rows':>9} engine workers   rows/s  peak MB of the driver")
+        print(f"{'rows':>10} engine workers   rows/s  in the first and last tenth  peak MB of the driver")
         for (rows, engine, workers), results in found.items():
             middle = {name: statistics.median(result[name] for result in results) for name in results[0]}
-            print(f"{rows:>9,} {engine:<6} {workers:>7} {middle['rate']:>8,.0f} {middle['peak']:>8,.0f}")
+            tenths = f"{middle['first']:>8,.0f} {middle['last']:>8,.0f}"
+            print(f"{rows:>10,} {engine:<6} {workers:>7} {middle['rate']:>8,.0f} {tenths:>28} {middle['peak']:>22,.0f}")
 
 
 if __name__ == "__main__":
