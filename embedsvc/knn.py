@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc.errors import DegenerateInputError, MissingExtraError, SettingsError
+from embedsvc.nearest import nearest
 from embedsvc.types import Vectors, check_seed
 
 __all__ = [
@@ -337,13 +338,12 @@ def _named(rows: NDArray[np.int64]) -> str:
 def _exact(
     points: Vectors, k: int, metric: Metric, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    if metric == "cosine":
+        return nearest(points, points[rows], k, own=rows)
     from sklearn.neighbors import NearestNeighbors
 
-    # Unit rows order by euclidean distance as by cosine, and scikit-learn has a fast path for the former only.
     search = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", metric="euclidean").fit(points)
     distances, indices = search.kneighbors(points[rows])
-    if metric == "cosine":
-        distances = distances**2 / 2
     return _without_self(indices, distances, rows)
 
 

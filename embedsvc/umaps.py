@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from embedsvc.errors import MissingExtraError, SettingsError
 from embedsvc.knn import NeighborGraph, check_vectors, neighbor_graph, unit_rows
+from embedsvc.nearest import nearest
 from embedsvc.projectors import Layout, Method, Request
 from embedsvc.types import Vectors
 from embedsvc.variants import derive
@@ -162,7 +163,7 @@ def _search(points: Vectors, graph: NeighborGraph, k: int) -> _Search:
     longer than the map.
     """
     if len(points) <= _SEARCHED:
-        return _exact_search(points, k)
+        return lambda queries: nearest(points, queries, k)
     near = np.concatenate([np.arange(len(points), dtype=np.int32)[:, None], graph.indices], axis=1)
 
     def search(queries: Vectors) -> tuple[Indices, Distances]:
@@ -179,24 +180,12 @@ def _search(points: Vectors, graph: NeighborGraph, k: int) -> _Search:
     return search
 
 
-def _exact_search(points: Vectors, k: int) -> _Search:
-    from sklearn.neighbors import NearestNeighbors
-
-    exact = NearestNeighbors(n_neighbors=k, algorithm="brute", metric="euclidean").fit(points)
-
-    def search(queries: Vectors) -> tuple[Indices, Distances]:
-        distances, indices = exact.kneighbors(queries)
-        return indices.astype(np.int32), (distances**2 / 2).astype(np.float32)
-
-    return search
-
-
 def _recall(points: Vectors, queries: Vectors, found: Indices, seed: int) -> float | None:
     """Share of the true nearest texts that a search found, over 1,000 of the queries; None where it was exact."""
     if len(points) <= _SEARCHED:
         return None
     rows = np.random.default_rng(derive(seed, "recall")).choice(len(queries), 1_000, replace=False)
-    truth, _ = _exact_search(points, found.shape[1])(queries[rows])
+    truth, _ = nearest(points, queries[rows], found.shape[1])
     return float((truth[:, :, None] == found[rows][:, None, :]).any(axis=2).mean())
 
 
