@@ -29,9 +29,20 @@ _LEAST_MEMORY = 2e9  # TensorFlow with a small BERT and its batches
 _LEAST_DISK = 1e9
 _STACK = ("tensorflow", "tensorflow_text", "tensorflow_hub", "tf_keras", "keras", "sklearn", "pyarrow", "umap")
 _VERSIONS = (
-    *("embedsvc", "numpy", "scipy", "scikit-learn", "pyarrow", "tokenizers", "safetensors"),
+    *("embedsvc", "numpy", "scipy", "scikit-learn", "pyarrow", "tokenizers", "safetensors", "openvino"),
     *("tensorflow", "tensorflow-cpu", "tensorflow-text", "tensorflow-hub", "tf-keras", "keras", "keras-hub"),
-    *("setuptools", "protobuf", "umap-learn", "pynndescent", "bokeh", "matplotlib", "pandas", "polars", "faiss-cpu"),
+    *(
+        "setuptools",
+        "protobuf",
+        "umap-learn",
+        "pynndescent",
+        "bokeh",
+        "matplotlib",
+        "pandas",
+        "polars",
+        "faiss-cpu",
+        "ray",
+    ),
 )
 
 

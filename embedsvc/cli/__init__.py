@@ -11,6 +11,7 @@ from importlib import import_module
 
 import click
 
+from embedsvc.cli.groups import CommandGroup
 from embedsvc.errors import EmbedsvcError
 
 __all__ = ["cli", "main", "show_error"]
@@ -24,7 +25,7 @@ _COMMANDS = (
 )
 
 
-class _Commands(click.Group):
+class _Commands(CommandGroup):
     """Commands imported when they are named, so that --help is instant whatever they need."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -7,12 +7,13 @@ from dataclasses import asdict
 
 import click
 
+from embedsvc.cli.groups import CommandGroup
 from embedsvc.errors import SettingsError
 
 __all__ = ["bench"]
 
 
-@click.group(epilog="Example:  embedsvc bench recurrent")
+@click.group(cls=CommandGroup, epilog="Example:  embedsvc bench recurrent")
 def bench() -> None:
     """Time things on this machine."""
 

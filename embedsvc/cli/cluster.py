@@ -98,7 +98,7 @@ def cluster(
 
 
 def _print(found: Clustering, embeddings: EmbeddingSet) -> None:
-    from embedsvc.cli.tables import print_pairs, print_table
+    from embedsvc.cli.tables import print_pairs, print_table, print_text
 
     print_pairs(
         [
@@ -109,36 +109,49 @@ def _print(found: Clustering, embeddings: EmbeddingSet) -> None:
         ]
     )
     click.echo("\nVariants")
+    noisy = any(each.n_noise for each in found.variants)
+    labelled = any(each.against_labels is not None for each in found.variants)
     print_table(
-        ("variant", "clusters", "noise", "silhouette", "stability", "ARI with labels", "AMI with labels"),
+        (
+            *("variant", "clusters", *(["noise"] if noisy else []), "silhouette", "stability"),
+            *(("ARI with labels", "AMI") if labelled else ()),
+        ),
         [
             (
-                each.variant + (f" (= {each.same_as})" if each.same_as else ""),
+                each.variant,
                 str(len(each.clusters)),
-                str(each.n_noise),
+                *([str(each.n_noise)] if noisy else []),
                 _number(each.silhouette),
                 _range([one.stability for one in each.clusters if one.stability is not None]),
-                _number(None if each.against_labels is None else each.against_labels.ari),
-                _number(None if each.against_labels is None else each.against_labels.ami),
+                *((_number(each.against_labels.ari), _number(each.against_labels.ami)) if each.against_labels else ()),
             )
             for each in found.variants
+            if each.same_as is None
         ],
     )
+    for each in found.variants:
+        if each.same_as is not None:
+            print_text(f"{each.variant} is {each.same_as}, bit for bit.")
     distinct = {each.variant for each in found.variants if each.same_as is None}
     agreements = {pair: each for pair, each in found.agreements.items() if distinct.issuperset(pair)}
     if agreements:
-        click.echo("\nAgreement (noise texts as singletons; clustered: over the texts that both put in a cluster)")
+        click.echo("\nAgreement" + (" (noise texts as singletons)" if noisy else ""))
         print_table(
-            ("variant", "variant", "ARI", "AMI", "ARI clustered", "AMI clustered", "coverage", "ARI by the mask alone"),
+            ("variants", "ARI", "AMI", "ARI by the mask alone"),
             [
-                (
-                    *(a, b, _number(each.ari), _number(each.ami)),
-                    *(_number(each.ari_clustered), _number(each.ami_clustered), f"{each.coverage:.2f}"),
-                    _spread(found.expected(a, b)),
-                )
+                (f"{a} × {b}", _number(each.ari), _number(each.ami), _spread(found.expected(a, b)))
                 for (a, b), each in agreements.items()
             ],
         )
+        if noisy:
+            click.echo("\nAgreement over the texts that both put in a cluster")
+            print_table(
+                ("variants", "ARI", "AMI", "their share"),
+                [
+                    (f"{a} × {b}", _number(each.ari_clustered), _number(each.ami_clustered), f"{each.coverage:.2f}")
+                    for (a, b), each in agreements.items()
+                ],
+            )
     click.echo("\nWhat ARI is without a difference between variants")
     print_pairs(
         [
@@ -150,25 +163,25 @@ def _print(found: Clustering, embeddings: EmbeddingSet) -> None:
     click.echo(f"\nClusters of {found.reference.variant}")
     texts = dict(zip(embeddings.ids, embeddings.texts, strict=True))
     print_table(
-        (
-            "cluster",
-            "texts",
-            "stability",
-            "verdict",
-            *(f"in {each.stem}" for each in found.passes),
-            "nearest to centre",
-        ),
+        ("cluster", "texts", "stability", "verdict", *(f"in {each.stem}" for each in found.passes)),
         [
             (
                 *(str(each.number), str(each.size), _number(each.stability), each.verdict),
                 *(_number(one.stability.get(each.number)) for one in found.passes),
-                textwrap.shorten(texts[each.representatives[0]], 60, placeholder=" …"),
             )
             for each in found.reference.clusters
         ],
     )
+    if found.reference.clusters:
+        click.echo("\nNearest to the centre of each cluster")
+        print_pairs(
+            [
+                (str(each.number), textwrap.shorten(texts[each.representatives[0]], 100, placeholder=" …"))
+                for each in found.reference.clusters
+            ]
+        )
     for note in found.notes:
-        click.echo(f"\nNote: {note}")
+        print_text(f"\nNote: {note}")
 
 
 def _number(value: float | None) -> str:

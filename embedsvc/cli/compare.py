@@ -106,7 +106,7 @@ def compare(path: str, other: str | None, **options: Any) -> None:  # noqa: ANN4
 
 def print_comparison(found: Comparison) -> None:
     """A table a pair, what is identical first, how it was done last."""
-    from embedsvc.cli.tables import print_table
+    from embedsvc.cli.tables import print_table, print_text
     from embedsvc.manifest import summarise
 
     click.echo(f"{found.n:,} texts\n")
@@ -114,20 +114,20 @@ def print_comparison(found: Comparison) -> None:
         click.echo(f"{name} is {same}, bit for bit.\n")
     for pair in found.pairs:
         click.echo(f"{pair.a}  ×  {pair.b}")
-        click.echo(f"dropout alone: {pair.mechanism or 'no theory applies'}")
-        header = ("", "observed", "95 % interval", "dropout alone", "by chance")
+        print_text(f"dropout alone: {pair.mechanism or 'no theory applies'}")
+        header = ("", "observed", "95 % interval", "dropout alone", "chance, 95 %")
         print_table(header, [(name, *_cells(figure)) for name, figure in pair.figures.items()])
         for name, why in pair.omitted.items():
-            click.echo(f"no {name}: {why}")
+            print_text(f"no {name}: {why}")
         click.echo()
     if found.left_out and not any(":" in name for name in found.left_out):
-        click.echo(f"Left out: {summarise(found.left_out)}")
+        print_text(f"Left out: {summarise(found.left_out)}")
     elif found.left_out:
-        click.echo(f"Left out: {len(found.left_out)} more variants of the two sets")
+        print_text(f"Left out: {len(found.left_out)} more variants of the two sets")
     for note in found.notes:
-        click.echo(f"Note: {note}.")
-    click.echo(f"{found.sampling}.\n{found.method}")
-    click.echo(
+        print_text(f"Note: {note}.")
+    print_text(f"{found.sampling}.\n{found.method}")
+    print_text(
         f"Seed {found.seed}: {found.n_permutations} permutations, {found.n_bootstrap} bootstraps, "
         f"{found.n_simulations} head masks."
     )
@@ -137,6 +137,6 @@ def _cells(figure: Figure) -> tuple[str, ...]:
     return (
         f"{figure.observed:.4f}",
         f"{figure.interval.low:.4f} to {figure.interval.high:.4f}",
-        "" if figure.expected is None else f"{figure.expected:.4f} ({figure.expected_by})",
-        f"{figure.null.mean:.4f} ({figure.null.low:.4f} to {figure.null.high:.4f})",
+        "" if figure.expected is None else f"{figure.expected:.4f}",
+        f"{figure.null.low:.3f} to {figure.null.high:.3f}",
     )

@@ -32,7 +32,7 @@ def doctor(*, imports: bool, as_json: bool) -> int:
 
 
 def _print(found: Diagnosis) -> None:
-    from embedsvc.cli.tables import print_pairs
+    from embedsvc.cli.tables import print_pairs, print_text
 
     missing = [f"{name} (without {', '.join(lacks)})" for name, lacks in found.extras.items() if lacks]
     installed = [name for name, lacks in found.extras.items() if not lacks]
@@ -42,11 +42,15 @@ def _print(found: Diagnosis) -> None:
             ("versions", ", ".join(f"{name} {version}" for name, version in found.versions.items() if version)),
             ("extras", ", ".join(installed) or "none"),
             *([("not installed", ", ".join(missing))] if missing else []),
-            *((f"model {name}", "cached" if cached else "not fetched yet") for name, cached in found.models.items()),
+            ("models", ", ".join(f"{name} ({_cached(there)})" for name, there in found.models.items())),
             *((f"import {name}", f"{seconds:.1f} s") for name, seconds in found.imports.items()),
         ]
     )
     click.echo()
     for finding in found.findings:
-        click.echo(f"{finding.severity.capitalize()}: {finding.problem}\n  {finding.fix}\n")
+        print_text(f"{finding.severity.capitalize()}: {finding.problem}\n  {finding.fix}\n")
     click.echo("No problem found." if not found.findings else f"{len(found.findings)} to look at.")
+
+
+def _cached(there: bool) -> str:
+    return "cached" if there else "fetched when first used"

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import shutil
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from embedsvc.cli.invocation import program
 from embedsvc.cli.loading import load_options, loading_options
-from embedsvc.cli.tables import print_pairs
+from embedsvc.cli.tables import print_pairs, print_text
 
 if TYPE_CHECKING:
     from embedsvc.extraction import Summary
@@ -177,24 +174,12 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
         ]
     )
     for note in manifest.model.notes:
-        click.echo(f"\nNote: {note}")
-    path = str(summary.path)
+        print_text(f"\nNote: {note}")
+    path = shlex.quote(str(summary.path))
     click.echo("\nTry next:")
-    program, quoted = _as_typed(sys.argv[0], "embedsvc"), shlex.quote(path)
     if (manifest.rows or 0) >= _REPORT_ROWS:
-        click.echo(f"  {program} report {quoted} -o report.html")
-    click.echo(f"  {program} show {quoted}")
-    if not set(path) & set("\\'\"$`!"):  # else no way to quote it reads well
-        variant = manifest.variants[-1]
-        command = f"from embedsvc import EmbeddingSet; print(EmbeddingSet.read('{path}')['{variant}'])"
-        click.echo(f'  {_as_typed(sys.executable, "python")} -c "{command}"')
-
-
-def _as_typed(program: str, name: str) -> str:
-    """The name of a program where typing it runs this very one, else its path."""
-    found = shutil.which(name)
-    # Compared without following links: an environment's python is a link to one that lacks its packages.
-    if Path(program).suffix == ".py" or (found and os.path.abspath(found) == os.path.abspath(program)):
-        return name
-    path = os.path.relpath(program)
-    return shlex.quote(program if path.startswith("..") else path)
+        click.echo(f"  {program()} report {path} -o report.html")
+    click.echo(f"  {program()} show {path}")
+    click.echo("\nOr in Python:")
+    click.echo("  from embedsvc import EmbeddingSet")
+    click.echo(f'  EmbeddingSet.read({json.dumps(str(summary.path))})["{manifest.variants[0]}"]')

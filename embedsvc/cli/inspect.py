@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,7 +39,7 @@ def inspect(model: str, **options: Any) -> None:  # noqa: ANN401 - click's own
 
 
 def _print(found: Inspection) -> None:
-    from embedsvc.cli.tables import print_pairs, print_table
+    from embedsvc.cli.tables import print_pairs, print_text
 
     spec, ending = found.spec, found.ending
     layers = [tap for tap in spec.taps if tap.startswith("layer.")]
@@ -62,24 +64,44 @@ def _print(found: Inspection) -> None:
         ]
     )
     click.echo("\nDropouts (the head's first)")
+    _print_sites(found.sites, mixed=len({site.masks for site in found.sites}) > 1)
+    for note in found.notes:
+        print_text(f"\nNote: {note}")
+
+
+def _print_sites(sites: Sequence[InspectedSite], *, mixed: bool) -> None:
+    """A row for each kind of site: what every layer has is told once."""
+    from embedsvc.cli.tables import print_table, print_text
+
+    rows: dict[tuple[str, ...], list[InspectedSite]] = {}
+    for site in sites:
+        place = re.sub(r"\blayer\.\d+", "layer.*", site.path)
+        said = (
+            *(site.kind, f"{site.rate:g}", ", ".join(site.modes) or "no mode", _shared(site)),
+            *([site.masks] if mixed else []),
+        )
+        rows.setdefault((place, *said), []).append(site)
     print_table(
-        ("path", "kind", "rate", "live in", "dropped", "same mask at every step", "masks", "seen by"),
+        ("path", "kind", "rate", "live in", "same at every step", *(["masks"] if mixed else []), "dropped"),
         [
-            (
-                site.path,
-                site.kind,
-                f"{site.rate:g}",
-                ", ".join(site.modes) or "no mode",
-                "-" if site.dropped is None else f"{site.dropped:.2f}",
-                _shared(site),
-                site.masks,
-                site.seen or "its declaration only",
-            )
-            for site in found.sites
+            ((place if len(found) > 1 else found[0].path), *said, _dropped(found))
+            for (place, *said), found in rows.items()
         ],
     )
-    for note in found.notes:
-        click.echo(f"\nNote: {note}")
+    click.echo()
+    if any(len(found) > 1 for found in rows.values()):
+        print_text(f"layer.* stands for each layer: {len(sites)} sites in all; --json lists them one by one.")
+    seen: dict[str, list[str]] = {}
+    for site in sites:
+        seen.setdefault(site.seen or "its declaration only", []).append(site.path)
+    for how, paths in seen.items():
+        print_text(f"{paths[0] if len(paths) == 1 else f'{len(paths)} sites'} seen by {how}.")
+
+
+def _dropped(sites: Sequence[InspectedSite]) -> str:
+    """The fraction of units seen to be dropped, over all of them."""
+    found = [site.dropped for site in sites if site.dropped is not None]
+    return f"{sum(found) / len(found):.2f}" if found else "-"
 
 
 def _shared(site: InspectedSite) -> str:

@@ -61,7 +61,7 @@ def neighbors(path: str, text: str | None, **options: Any) -> None:  # noqa: ANN
 
 def print_retrieval(found: Retrieval) -> None:
     """Columns of variants; what was lost below a line."""
-    from embedsvc.cli.tables import print_table
+    from embedsvc.cli.tables import print_table, print_text
 
     click.echo(f"{found.query.id}: {_short(found.query.text, 100)}\n")
     names = list(found.hits)
@@ -73,7 +73,7 @@ def print_retrieval(found: Retrieval) -> None:
         cells = [found.lost[name][rank : rank + 1] for name in names]
         rows.append(("lost", *(_cell(cell[0], False) if cell else "" for cell in cells)))
     print_table(("", *names), rows)
-    click.echo(f"\n{found.n:,} texts; {found.method}.")
+    print_text(f"\n{found.n:,} texts; {found.method}.")
     if not any(hit.mark == "gained" for hits in found.hits.values() for hit in hits):
         click.echo("Nothing gained, nothing lost.")
 

@@ -40,7 +40,7 @@ def probe(path: str, *, variants: str | None, folds: int, repeats: int, seed: in
 
 
 def _print(found: Probe) -> None:
-    from embedsvc.cli.tables import print_pairs, print_table
+    from embedsvc.cli.tables import print_pairs, print_table, print_text
 
     print_pairs(
         [
@@ -51,40 +51,46 @@ def _print(found: Probe) -> None:
             ("seed", str(found.seed)),
         ]
     )
+    distinct = [name for name in found.variants if name not in found.same_as]
     words = {"logistic": "Logistic regression", "knn": "k-NN"}
     for classifier in dict.fromkeys(name for name, _ in found.scores):
         click.echo(f"\n{words.get(classifier, classifier)}, trained and tested on the same variant")
-        rows = [
-            (
-                "always the largest class",
-                f"{found.baseline('accuracy'):.3f}",
-                "",
-                f"{found.baseline('macro_f1'):.3f}",
-                "",
-            )
-        ]
-        for name in found.variants:
-            same = f" (= {found.same_as[name]})" if name in found.same_as else ""
-            cells = [
-                _interval(score)
-                for metric in ("accuracy", "macro_f1")
-                for score in (found.estimate(classifier, metric, name), found.difference(classifier, metric, name))
-            ]
-            rows.append((name + same, cells[0], cells[1], cells[2], cells[3]))
         against = f"less {found.reference}"
-        print_table(("variant", "accuracy", against, "macro-F1", against), rows)
-        distinct = [name for name in found.variants if name not in found.same_as]
-        if len(distinct) > 1:
-            click.echo(f"\n{words.get(classifier, classifier)}: accuracy, trained on the row and tested on the column")
+        for metric, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
             print_table(
-                ("trained on", *distinct),
+                ("variant", name, against),
                 [
-                    (trained, *(_mean(found.estimate(classifier, "accuracy", trained, tested)) for tested in distinct))
-                    for trained in distinct
+                    ("always the largest class", f"{found.baseline(metric):.3f}", ""),
+                    *(
+                        (
+                            variant,
+                            _interval(found.estimate(classifier, metric, variant)),
+                            ""
+                            if variant == found.reference
+                            else _interval(found.difference(classifier, metric, variant)),
+                        )
+                        for variant in distinct
+                    ),
                 ],
             )
+            click.echo()
+        if len(distinct) > 1:
+            click.echo(f"{words.get(classifier, classifier)}: accuracy, trained on the row and tested on the column")
+            numbered = {name: str(at) for at, name in enumerate(distinct, 1)}
+            print_table(
+                ("trained on", "", *numbered.values()),
+                [
+                    (
+                        *(trained, number),
+                        *(_mean(found.estimate(classifier, "accuracy", trained, tested)) for tested in distinct),
+                    )
+                    for trained, number in numbered.items()
+                ],
+            )
+    for name, other in found.same_as.items():
+        print_text(f"\n{name} is {other}, bit for bit.")
     for note in found.notes:
-        click.echo(f"\nNote: {note}")
+        print_text(f"\nNote: {note}")
 
 
 def _interval(estimate: Estimate | None) -> str:

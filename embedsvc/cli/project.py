@@ -64,15 +64,15 @@ def project(
 
 
 def _print(found: Projection, out: str | None) -> None:
-    from embedsvc.cli.tables import print_table
+    from embedsvc.cli.tables import print_table, print_text
 
     facts = found.to_json()
     extent = facts["extent"]
-    click.echo(f"{found.method}\n{found.sampling}\n")
+    print_text(f"{found.method}\n{found.sampling}\n")
     rows = []
     for each in facts["variants"]:
         name = each["variant"]
-        moved = f"identical to {found.reference}" if name in found.identical else ""
+        moved = "the same bits" if name in found.identical else ""
         if name in found.movements:
             moved = "not known" if each["moved"] is None else f"{each['moved']:.1%}"
         rows.append(
@@ -85,7 +85,7 @@ def _print(found: Projection, out: str | None) -> None:
                 moved,
             )
         )
-    header = ("variant", "trustworthiness", "continuity", "median shift", "95 % shift", "moved beyond 95 % of chance")
+    header = ("variant", "trustworthiness", "continuity", "median shift", "95 % shift", "beyond 95 % of chance")
     print_table(header, rows)
     click.echo(f"\nShifts are shares of the map's diagonal, {extent:.3g}.", nl=False)
     if found.control is not None and extent:

@@ -64,6 +64,7 @@ def report(
     two checkpoints, or a model before and after it was tuned.
     """
     from embedsvc.cli.options import split
+    from embedsvc.cli.tables import print_text
     from embedsvc.embeddings import EmbeddingSet
     from embedsvc.reporting.renderers import render
     from embedsvc.reporting.report import report
@@ -87,7 +88,7 @@ def report(
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
         return
-    click.echo(found.verdict.headline)
+    print_text(found.verdict.headline)
     for finding in found.verdict.findings:
-        click.echo(f"\n{finding.title} (effect: {finding.effect})\n  {finding.sentences[0]}")
+        print_text(f"\n{finding.title} (effect: {finding.effect})\n  {finding.sentences[0]}")
     click.echo(f"\nThe report: {', '.join(map(str, written[:3]))}" + (" …" if len(written) > 3 else ""))

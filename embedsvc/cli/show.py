@@ -13,7 +13,7 @@ __all__ = ["show"]
 @click.option("--verify", is_flag=True, help="Read every row and check it against its digest.")
 def show(path: str, *, as_json: bool, verify: bool) -> None:
     """Show what a set of embeddings is: model, settings, sources, variants."""
-    from embedsvc.cli.tables import print_pairs
+    from embedsvc.cli.tables import print_pairs, print_text
     from embedsvc.embeddings import EmbeddingSet
     from embedsvc.manifest import summarise
 
@@ -53,4 +53,4 @@ def show(path: str, *, as_json: bool, verify: bool) -> None:
         pairs.append(("verified", "every row agrees with its digest"))
     print_pairs(pairs)
     for note in model.notes:
-        click.echo(f"\nNote: {note}")
+        print_text(f"\nNote: {note}")

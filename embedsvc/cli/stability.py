@@ -103,11 +103,11 @@ def stability(
 
 
 def _print(found: Stability, embeddings: EmbeddingSet, out: str | None) -> None:
-    from embedsvc.cli.tables import print_pairs, print_table
+    from embedsvc.cli.tables import print_pairs, print_table, print_text
 
     facts = found.to_json()
     scores = facts["scores"]
-    click.echo(f"{found.method}\n{found.sampling}\n")
+    print_text(f"{found.method}\n{found.sampling}\n")
     head, training = found.head, found.training
     header = ("mean over texts", f"head, {head.passes:,} passes", "mask alone predicts")
     rows = [
@@ -144,14 +144,14 @@ def _print(found: Stability, embeddings: EmbeddingSet, out: str | None) -> None:
         )
     if found.restarts is not None:
         moved = scores["restarts.cluster_flip"]["mean"]
-        click.echo(
+        print_text(
             f"\nOther starts of the clustering, on the very vectors of inference, move {moved:.1%} of the texts."
         )
     texts = dict(zip(embeddings.ids, embeddings.texts, strict=True))
     for name, listed in facts["most"].items():
         mode, _, score = name.partition(".")
         most = [
-            (f"{each['value']:.3f}", each["id"], textwrap.shorten(texts[each["id"]], 80, placeholder=" …"))
+            (f"{each['value']:.3g}", each["id"], textwrap.shorten(texts[each["id"]], 80, placeholder=" …"))
             for each in listed[:_LISTED]
             if each["value"] > 0
         ]
@@ -163,4 +163,4 @@ def _print(found: Stability, embeddings: EmbeddingSet, out: str | None) -> None:
 
 def _mean(scores: dict[str, dict[str, float | None]], name: str) -> str:
     mean = scores.get(name, {}).get("mean")
-    return "" if mean is None else f"{mean:.4g}"
+    return "" if mean is None else f"{mean:#.4g}"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from embedsvc.cli.tables import print_pairs, print_table
+from embedsvc.cli.invocation import program
+from embedsvc.cli.tables import print_pairs, print_table, print_text
 
 if TYPE_CHECKING:
     from embedsvc.training import Trained
@@ -198,8 +199,8 @@ def print_trained(trained: Trained) -> None:
             (f"F1 of {name}", *(f"{found['f1'][name]:.3f}" for found in columns.values())) for name in record["classes"]
         ],
     )
-    click.echo(f"\nCalibration error: {record['calibration_error']}.")
+    print_text(f"\nCalibration error: {record['calibration_error']}.")
     path = shlex.quote(str(trained.path))
     click.echo(
-        f"\nTry next:\n  embedsvc extract texts.txt --model {path} --modes inference,training,head -o out.parquet"
+        f"\nTry next:\n  {program()} extract texts.txt --model {path} --modes inference,training,head -o out.parquet"
     )

@@ -185,7 +185,7 @@ def _train(
         vectors = _cached_vectors(network.cached, folder / _CHECKPOINTS, digest, settings, parts, watch)
     rows = network.prepare(parts.texts, vectors)
     if n_cut := int(rows.truncated.sum()):
-        say(f"{n_cut:,} texts are longer than the model reads and were cut.")
+        say(f"Texts longer than the model reads, and cut: {n_cut:,}")
     learner = Learner(network, multi_label=multi_label, weight_decay=settings.weight_decay)
     data = loop.Data(
         rows,

@@ -38,14 +38,15 @@ def test_cluster_prints_what_was_done_and_how_far_variants_agree(made):
     for words in ("texts     120", "k-means", "k = 3", "nothing was sampled: all 120 texts", "seed      0"):
         assert words in out
     table = rows(out, "Variants")
-    assert table[1].split()[:3] == [PRE, "3", "0"]
-    assert f"(= {PRE})" in table[2]
+    assert table[0].split()[:3] == ["variant", "clusters", "silhouette"]
+    assert table[1].split()[:2] == [PRE, "3"]
+    assert table[-1] == f"post_dropout.inference is {PRE}, bit for bit."
     (pair,) = rows(out, "Agreement")[1:]
-    assert pair.split()[:2] == [PRE, HEAD]
+    assert pair.startswith(f"{PRE} × {HEAD}  ")
     assert "post_dropout.head, 2 passes" in out
     clusters = rows(out, f"Clusters of {PRE}")
     assert clusters[1].split()[:5] == ["0", "40", "1.000", "highly", "stable"]
-    assert " text " in clusters[1]
+    assert len(rows(out, "Nearest to the centre of each cluster")) == 3
 
 
 def test_cluster_prints_json_and_writes_labels(made, tmp_path):
@@ -82,10 +83,12 @@ def test_probe_prints_scores_differences_and_the_mixed_matrix(made):
     table = rows(out, "k-NN, trained and tested on the same variant")
     assert table[1].startswith("always the largest class")
     assert table[2].startswith(PRE)
-    assert "0.000 (0.000 … 0.000)" in table[2]
+    assert table[3].startswith(HEAD)
+    assert table[3].count("…") == 2, "the score and the difference, with their intervals"
     matrix = rows(out, "k-NN: accuracy, trained on the row and tested on the column")
-    assert matrix[0].split() == ["trained", "on", PRE, HEAD]
-    assert len(matrix[1].split()) == 3
+    assert matrix[0].split() == ["trained", "on", "1", "2"]
+    assert [line.split()[:2] for line in matrix[1:3]] == [[PRE, "1"], [HEAD, "2"]]
+    assert len(matrix[1].split()) == 4
 
 
 def test_probe_prints_json(made):

@@ -45,7 +45,7 @@ def test_it_prints_a_table_for_each_pair(made):
     assert printed.count("knn_overlap_5") == 6
     assert "Left out: logits.inference" in printed
     assert "Seed 0: 20 permutations, 20 bootstraps, 4 head masks." in printed
-    for word in ("observed", "95 % interval", "dropout alone", "by chance", "(closed form)", "(simulation)"):
+    for word in ("observed", "95 % interval", "dropout alone", "chance, 95 %", "by closed form (CKA, cosine)"):
         assert word in printed
 
 

@@ -48,12 +48,16 @@ def test_a_report_is_what_to_try_next_where_there_are_texts_enough(folder):
 
 
 def test_what_it_says_to_try_next_works(folder):
-    lines = extracted("a.txt", "-o", "out.parquet", cwd=folder).stdout.decode().split("Try next:\n")[1].splitlines()
-    for line in lines:
-        words = line.replace("embedsvc show", f"{sys.executable} -m embedsvc show", 1)
-        done = subprocess.run(words, shell=True, cwd=folder, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr.decode()
-        assert done.stdout
+    out = extracted("a.txt", "-o", "out.parquet", cwd=folder).stdout.decode()
+    commands, python = out.split("Try next:\n")[1].split("\n\nOr in Python:\n")
+    words = commands.replace("embedsvc show", f"{sys.executable} -m embedsvc show", 1)
+    done = subprocess.run(words, shell=True, cwd=folder, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout
+    *first, last = [line.strip() for line in python.splitlines()]
+    code = "\n".join([*first, f"print({last}.shape)"])
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout == "(2, 16)\n"
 
 
 def test_columns_of_jsonl_and_modes_and_passes(folder):

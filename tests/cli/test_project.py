@@ -30,7 +30,7 @@ def test_people_get_a_row_a_variant(made):
     for words in (
         "PCA fitted once on pre_dropout.inference",
         "trustworthiness and continuity at 15 neighbours of all 40 texts",
-        "identical to pre_dropout.inference",
+        "the same bits",
         "post_dropout.head.0 ",
         "post_dropout.training.0 ",
         "Shifts are shares of the map's diagonal",
