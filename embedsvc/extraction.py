@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from embedsvc import batching, masks
 from embedsvc.errors import SettingsError
 from embedsvc.manifest import Manifest
+from embedsvc.occupancy import Occupancy
 from embedsvc.types import Block, Mode, Pass, Text, Variant, Vectors, named_fields
 
 if TYPE_CHECKING:
@@ -140,6 +141,9 @@ class Summary:
     seconds : float
         From the first batch to the last part on disk, without loading the model.
     load_seconds : float
+    waiting : float or None
+        Share of the encoding workers' time without a batch to encode (`Occupancy.waiting`); None if nothing was
+        encoded.
     rejected_path : Path or None
         Where skipped rows are listed.
     """
@@ -150,6 +154,7 @@ class Summary:
     new_tokens: int
     seconds: float
     load_seconds: float
+    waiting: float | None
     rejected_path: Path | None
 
 
@@ -196,6 +201,7 @@ def extract(
     known: Known | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    occupancy: Occupancy | None = None,
 ) -> Iterator[Block]:
     """Stream blocks of vectors, in the order of the texts.
 
@@ -213,6 +219,8 @@ def extract(
         Batches under way at once; by default one for each processor that this process may use.
     progress : callable, optional
         See `Progress`.
+    occupancy : Occupancy, optional
+        A new one, to be filled.
 
     Yields
     ------
@@ -220,10 +228,13 @@ def extract(
         With one array for each *stored* variant; identical and virtual ones are made by readers.
     """
     manifest = describe(encoder, settings)
-    job = _Job(encoder, settings, stored_passes(manifest), known, progress)
+    workers = workers or len(os.sched_getaffinity(0))
+    occupancy = occupancy or Occupancy()
+    job = _Job(encoder, settings, stored_passes(manifest), known, progress, occupancy)
     stream = iter(texts)
     running: deque[_Running] = deque()
-    pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)), thread_name_prefix="embedsvc-encode")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="embedsvc-encode")
+    occupancy.begin(workers)
     try:
         index = 0
         while rows := tuple(islice(stream, settings.rows_per_part)):
@@ -300,6 +311,7 @@ def extract_files(
         load_seconds = time.perf_counter() - began
         manifest = describe(encoder, settings, [asdict(source) for source in scan.sources])
         began = time.perf_counter()
+        occupancy = Occupancy()
         with open_store(out, manifest, export=export, overwrite=overwrite) as store:
             rows_before, tokens_before = store.rows, store.tokens
             if not store.complete:
@@ -307,7 +319,13 @@ def extract_files(
                 if progress and rows_before:
                     progress(rows_before, tokens_before)
                 blocks = extract(
-                    texts.read(scan), encoder, settings, skip=store.done, workers=workers, progress=progress
+                    texts.read(scan),
+                    encoder,
+                    settings,
+                    skip=store.done,
+                    workers=workers,
+                    progress=progress,
+                    occupancy=occupancy,
                 )
                 for block in blocks:
                     store.write(block)
@@ -320,6 +338,7 @@ def extract_files(
             new_tokens=(done.tokens or 0) - tokens_before,
             seconds=time.perf_counter() - began,
             load_seconds=load_seconds,
+            waiting=occupancy.waiting,
             rejected_path=_rejected_path(Path(out), format_) if scan.rejected else None,
         )
 
@@ -344,6 +363,7 @@ class _Job:
     passes: dict[Pass, tuple[str, ...]]
     known: Known | None
     progress: Progress | None
+    occupancy: Occupancy
 
     def start(self, index: int, texts: tuple[Text, ...], pool: ThreadPoolExecutor) -> _Running:
         """Tokenise a block, plan its batches and hand them to the workers."""
@@ -355,7 +375,8 @@ class _Job:
         fresh = tuple(text for row, text in enumerate(texts) if row not in old) if old else texts
         if old and self.progress:
             self.progress(len(old), 0)
-        tokens = self.encoder.tokenize([text.text for text in fresh])
+        with self.occupancy.tokenizer():
+            tokens = self.encoder.tokenize([text.text for text in fresh])
         ids = [text.id for text in fresh]
         fitted = batching.fit(tokens, ids, spec, max_tokens=settings.max_tokens, on_long=settings.on_long)
         arrays = {
@@ -372,10 +393,11 @@ class _Job:
         from embedsvc.models.base import encoder_taps
 
         batch = fitted.pieces.take(rows)
-        for pass_, taps in self.passes.items():
-            vectors = self.encoder.encode(batch, keys=fitted.keys[rows], taps=encoder_taps(taps), pass_=pass_)
-            for tap, value in vectors.items():
-                arrays[pass_, tap][rows] = value
+        with self.occupancy.batch():
+            for pass_, taps in self.passes.items():
+                vectors = self.encoder.encode(batch, keys=fitted.keys[rows], taps=encoder_taps(taps), pass_=pass_)
+                for tap, value in vectors.items():
+                    arrays[pass_, tap][rows] = value
         if self.progress:
             # A row of several pieces counts with its first.
             whole = (

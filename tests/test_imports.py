@@ -55,6 +55,7 @@ LAYERS = {
         "colors",
         "results",
         "threads",
+        "occupancy",
     },
     "values": {"types"},
     "errors": {"errors"},

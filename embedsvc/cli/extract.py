@@ -148,6 +148,7 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
             "new_texts": summary.new_rows,
             "texts_per_second": round(rate, 1),
             "seconds": round(summary.seconds, 3),
+            "encoder_waiting": None if summary.waiting is None else round(summary.waiting, 4),
             "variants": list(manifest.variants),
             "notes": list(manifest.model.notes),
         }
