@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib import util
 from pathlib import Path
 
 import pytest
 
 import embedsvc
+from tests.models.tiny_bert import make_tensors, write_folder
 
 PACKAGE = Path(embedsvc.__file__).parent
 
@@ -244,6 +246,19 @@ def test_extract_with_the_numpy_encoder_loads_nothing_heavy(tmp_path):
     arguments = ["extract", str(tmp_path / "texts.txt"), "-o", str(tmp_path / "out.parquet"), "-m", "fake:", "-q"]
     # pyarrow's to_numpy imports pandas where it is installed, which only our tests ask for.
     assert not loaded_by(*arguments) & (HEAVY - {"pandas"})
+
+
+@pytest.mark.skipif(
+    util.find_spec("openvino") is None, reason="openvino is not installed: pip install 'embedsvc[openvino]'"
+)
+def test_extract_with_a_bert_on_openvino_loads_nothing_heavy(tmp_path):
+    """Or ten lines would take as long as importing TensorFlow does."""
+    model = write_folder(tmp_path / "model", make_tensors(n_classes=3))
+    (tmp_path / "texts.txt").write_text("the film was good\n" * 10, encoding="utf-8")
+    arguments = ["extract", str(tmp_path / "texts.txt"), "-o", str(tmp_path / "out.parquet"), "-m", str(model), "-q"]
+    loaded = loaded_by(*arguments)
+    assert "openvino" in loaded
+    assert not loaded & (HEAVY - {"pandas"})
 
 
 def test_importing_the_package_loads_nothing_of_others():
