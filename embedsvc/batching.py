@@ -68,6 +68,7 @@ def fit(
     *,
     max_tokens: int | None = None,
     on_long: OnLong = OnLong.TRUNCATE,
+    keep_end: bool = False,
 ) -> Fitted:
     """Cut tokenised texts to what the model reads.
 
@@ -80,6 +81,8 @@ def fit(
     max_tokens : int, optional
         Limit with special tokens; the model's own by default, which it cannot exceed.
     on_long : OnLong
+    keep_end : bool
+        Truncation keeps a text's last tokens, not its first.
 
     Raises
     ------
@@ -112,9 +115,14 @@ def fit(
     if on_long is OnLong.CHUNK_MEAN:
         return _chunk(tokens, ids, limit - spec.special_tokens, keys, n_tokens)
     if tokens.ids is None:
+        if keep_end and too_long.any():
+            raise SettingsError(
+                f"the end of a long text was asked for, but {spec.uri} takes strings and keeps their beginning",
+                "Cut long texts yourself.",
+            )
         return Fitted(tokens, every, keys, np.where(too_long, limit, n_tokens), too_long)
     room = limit - spec.special_tokens
-    cut = tuple(piece[:room] for piece in tokens.ids)
+    cut = tuple(piece[-room:] if keep_end else piece[:room] for piece in tokens.ids)
     pieces = Tokens(tokens.texts, cut, np.minimum(tokens.counts, room))
     return Fitted(pieces, every, keys, np.where(too_long, limit, n_tokens), too_long)
 

@@ -110,6 +110,16 @@ class TestTruncate:
         fitted = fit(tokens(30), names(1), spec(10))
         assert fitted.pieces.ids[0].tolist() == list(range(8))
 
+    def test_the_last_tokens_are_kept_where_the_end_is_asked_for(self):
+        fitted = fit(tokens(30, 3), names(2), spec(10), keep_end=True)
+        assert [ids.tolist() for ids in fitted.pieces.ids] == [list(range(22, 30)), [0, 1, 2]]
+        assert fitted.truncated.tolist() == [True, False]
+
+    def test_a_model_that_cuts_strings_itself_cannot_keep_the_end(self):
+        assert not fit(strings(8), names(1), spec(10), keep_end=True).truncated.any()
+        with pytest.raises(SettingsError, match="the end of a long text was asked for, but m takes strings"):
+            fit(strings(9), names(1), spec(10), keep_end=True)
+
     def test_a_text_without_tokens_is_read(self):
         fitted = fit(tokens(0), names(1), spec(10))
         assert (fitted.n_tokens.tolist(), fitted.truncated.tolist()) == ([2], [False])

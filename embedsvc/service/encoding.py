@@ -24,6 +24,8 @@ from embedsvc.types import Block, Pass, Text, Tokens, Variant, Vectors
 
 __all__ = ["Embedded", "Encoding", "unit"]
 
+_BRIEF = 512  # characters: a tenth of a millisecond
+
 T = TypeVar("T")
 Ids = Sequence[Sequence[int]]
 
@@ -80,6 +82,7 @@ class Encoding:
         *,
         tap: str,
         on_long: OnLong,
+        keep_end: bool = False,
         queued: Callable[[], None] = lambda: None,
     ) -> Embedded:
         """One tap of some texts, in inference mode.
@@ -90,6 +93,8 @@ class Encoding:
         texts : sequence of str, or of sequences of token ids without special ones
         tap : str
         on_long : OnLong
+        keep_end : bool
+            See `batching.fit`.
         queued : callable
             Told when the rows are in the queue.
 
@@ -98,7 +103,13 @@ class Encoding:
         Problem
             413 or 422 for what is too long, 400 for ids that are none of the model's.
         """
-        fitted = await self.aside(lambda: self._fit(encoder, _tokens(encoder, texts), [""] * len(texts), on_long, 1))
+
+        def tokenize() -> Fitted:
+            return self._fit(encoder, _tokens(encoder, texts), [""] * len(texts), on_long, 1, keep_end=keep_end)
+
+        # What takes less than two changes of thread is done at once; a model that has no ids tokenises as it likes.
+        brief = sum(map(len, texts)) <= _BRIEF and getattr(encoder, "vocabulary", None) is not None
+        fitted = tokenize() if brief else await self.aside(tokenize)
         body = body_taps(encoder, encoder_taps((tap,)))
         made = self._batcher.submit(encoder, fitted.pieces, keys=fitted.keys, taps=body, pass_=Pass(), flow=Flow())
         queued()
@@ -161,12 +172,22 @@ class Encoding:
 
         return await self.aside(finish)
 
-    def _fit(self, encoder: Encoder, tokens: Tokens, ids: Sequence[str], on_long: OnLong, passes: int) -> Fitted:
+    def _fit(
+        self,
+        encoder: Encoder,
+        tokens: Tokens,
+        ids: Sequence[str],
+        on_long: OnLong,
+        passes: int,
+        *,
+        keep_end: bool = False,
+    ) -> Fitted:
         spec, most = encoder.spec, self._limits.max_tokens
         if spec.max_tokens is not None and most is not None:
             most = min(most, spec.max_tokens)
         # A model that takes strings cuts them itself, at its own limit.
-        fitted = fit(tokens, ids, spec, max_tokens=None if tokens.ids is None else most, on_long=OnLong.TRUNCATE)
+        most = None if tokens.ids is None else most
+        fitted = fit(tokens, ids, spec, max_tokens=most, on_long=OnLong.TRUNCATE, keep_end=keep_end)
         if on_long is OnLong.FAIL and fitted.truncated.any():
             row = int(np.argmax(fitted.truncated))
             raise Problem(

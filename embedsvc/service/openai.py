@@ -72,7 +72,13 @@ async def models(request: Request) -> Response:
 
 
 async def embed(
-    request: Request, model: str | None, texts: list[Any], *, on_long: OnLong, dimensions: int | None
+    request: Request,
+    model: str | None,
+    texts: list[Any],
+    *,
+    on_long: OnLong,
+    keep_end: bool = False,
+    dimensions: int | None = None,
 ) -> tuple[str, Embedded]:
     """What the routes of OpenAI and of text-embeddings-inference have in common: the model's id, and the vectors."""
     service = service_of(request)
@@ -89,7 +95,9 @@ async def embed(
     claim.facts |= {"model": name, "texts": len(texts)}
     with hosted.use() as encoder:
         check_dimensions(encoder, tap, dimensions)
-        made = await service.encoding.embed(encoder, texts, tap=tap, on_long=on_long, queued=claim.settle)
+        made = await service.encoding.embed(
+            encoder, texts, tap=tap, on_long=on_long, keep_end=keep_end, queued=claim.settle
+        )
     claim.facts |= {"tokens": made.tokens, "truncated": int(made.truncated.sum())}
     service.metrics.embedded(hosted.name, len(texts), made.tokens)
     return name, made

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
+from embedsvc.batching import OnLong
+
 __all__ = [
     "CompareRequest",
     "CosinesRequest",
@@ -14,6 +16,8 @@ __all__ = [
     "EmbeddingsRequest",
     "ErrorAnswer",
     "NeighborsRequest",
+    "SimilarityRequest",
+    "Truncation",
     "VariantsAnswer",
     "VariantsRequest",
 ]
@@ -32,16 +36,19 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+Input = Annotated[
+    Words | Annotated[list[Words], Field(min_length=1)] | TokenIds | Annotated[list[TokenIds], Field(min_length=1)],
+    Field(
+        union_mode="left_to_right",
+        description="A text, texts, the token ids of one, or those of several (without special tokens).",
+    ),
+]
+
+
 class EmbeddingsRequest(Request):
     """OpenAI's request, and two fields of ours."""
 
-    input: Annotated[
-        Words | Annotated[list[Words], Field(min_length=1)] | TokenIds | Annotated[list[TokenIds], Field(min_length=1)],
-        Field(
-            union_mode="left_to_right",
-            description="A text, texts, the token ids of one, or those of several (without special tokens).",
-        ),
-    ]
+    input: Input
     model: StrictStr | None = Field(None, description=_ID)
     encoding_format: Encoding = Field("float", description="base64 is of little-endian float32.")
     dimensions: Annotated[StrictInt, Field(ge=1)] | None = Field(
@@ -52,15 +59,47 @@ class EmbeddingsRequest(Request):
     truncate: bool | None = Field(None, description="Cut long texts and say so, or answer 422. Default: --on-long.")
 
 
-class EmbedRequest(Request):
+class Truncation(Request):
+    """What text-embeddings-inference's requests have in common."""
+
+    truncate: bool | None = Field(None, description="Cut long texts, or answer 422, which is the default.")
+    truncation_direction: Literal["left", "Left", "right", "Right"] = Field(
+        "right", description="The side that is cut: right keeps a text's beginning, left its end."
+    )
+    prompt_name: None = Field(None, description="No prompts are kept here: put them before the texts.")
+
+    @property
+    def on_long(self) -> OnLong:
+        """What becomes of a long text."""
+        return OnLong.TRUNCATE if self.truncate else OnLong.FAIL
+
+    @property
+    def keep_end(self) -> bool:
+        """Whether truncation keeps the last tokens."""
+        return self.truncation_direction.lower() == "left"
+
+
+class EmbedRequest(Truncation):
     """text-embeddings-inference's request."""
 
-    inputs: Annotated[Words | Annotated[list[Words], Field(min_length=1)], Field(union_mode="left_to_right")]
+    inputs: Input
     normalize: bool = True
-    truncate: bool = False
-    truncation_direction: Literal["right", "Right"] = Field("right", description="Texts keep their beginning.")
-    prompt_name: None = Field(None, description="No prompts are kept here: put them before the texts.")
     dimensions: Annotated[StrictInt, Field(ge=1)] | None = Field(None, description="See /v1/embeddings.")
+    encoding_format: Literal["float"] | None = Field(None, description="/v1/embeddings has base64.")
+
+
+class Sentences(Request):
+    """A text, and those that it is compared with."""
+
+    source_sentence: Words
+    sentences: Annotated[list[Words], Field(min_length=1)]
+
+
+class SimilarityRequest(Request):
+    """text-embeddings-inference's request."""
+
+    inputs: Sentences
+    parameters: Truncation | None = None
 
 
 class TextIn(Request):

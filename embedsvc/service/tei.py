@@ -1,14 +1,14 @@
-"""``/embed``, ``/`` and ``/info`` as text-embeddings-inference has them: its clients only change the address."""
+"""What clients of text-embeddings-inference call, as it has it: they only change the address."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from embedsvc.batching import OnLong
 from embedsvc.service import answers, schemas
-from embedsvc.service.encoding import unit
+from embedsvc.service.encoding import Embedded, unit
 from embedsvc.service.openai import embed
 from embedsvc.service.routing import ERRORS, WORK_ERRORS, json_response, service_of
 
@@ -26,17 +26,34 @@ async def embed_texts(asked: schemas.EmbedRequest, request: Request) -> Response
 
     Where truncate is true, the header X-Truncated lists the texts that were cut: the body has no place to say so.
     """
-    texts = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
-    on_long = OnLong.TRUNCATE if asked.truncate else OnLong.FAIL
+    texts: Any = asked.inputs
+    if isinstance(texts, str) or isinstance(texts[0], int):
+        texts = [texts]
     service = service_of(request)
-    _, made = await embed(request, None, texts, on_long=on_long, dimensions=asked.dimensions)
+    _, made = await embed(
+        request, None, texts, on_long=asked.on_long, keep_end=asked.keep_end, dimensions=asked.dimensions
+    )
 
     def write() -> bytes:
         return answers.dumps(answers.rows(unit(made.vectors) if asked.normalize else made.vectors, "float"))
 
     content = await service.encoding.aside(write) if made.vectors.size > _LARGE else write()
+    return json_response(content, headers=_cut(made))
+
+
+@router.post("/similarity", responses={200: {"model": list[float]}, **WORK_ERRORS})
+async def similarity(asked: schemas.SimilarityRequest, request: Request) -> Response:
+    """The cosine of a text with each of some others, by the first model and its default tap."""
+    texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
+    how = asked.parameters or schemas.Truncation.model_validate({})
+    _, made = await embed(request, None, texts, on_long=how.on_long, keep_end=how.keep_end)
+    vectors = unit(made.vectors)
+    return json_response(answers.dumps(np.clip(vectors[1:] @ vectors[0], -1, 1)), headers=_cut(made))
+
+
+def _cut(made: Embedded) -> dict[str, str]:
     cut = ",".join(str(row) for row, truncated in enumerate(made.truncated.tolist()) if truncated)
-    return json_response(content, headers={"x-truncated": cut} if cut else None)
+    return {"x-truncated": cut} if cut else {}
 
 
 @router.get("/info", responses={200: {"model": dict[str, Any]}, **ERRORS})

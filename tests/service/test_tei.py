@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from embedsvc.models.fake import FakeEncoder
 from embedsvc.service.encoding import unit
 from tests.service.test_openai import expected
 
@@ -28,11 +29,36 @@ def test_a_long_text_is_refused_unless_it_may_be_cut(fake):
     assert "x-truncated" not in fake.post("/embed", {"inputs": "a"}).headers
 
 
+@pytest.mark.parametrize(("side", "kept"), [("left", "a b " * 31 + "a"), ("right", "b a " * 31 + "b")])
+def test_the_side_that_was_asked_for_is_cut(fake, side, kept):
+    client = huggingface_hub.InferenceClient(fake.url)
+    cut = client.feature_extraction("b a " * 31 + "b a b a", truncate=True, truncation_direction=side)
+    assert np.array_equal(cut, unit(expected([kept])))
+
+
+def test_token_ids_are_embedded_as_the_text_is(fake):
+    ids = [row.tolist() for row in FakeEncoder(width=16).tokenize(["good morning", "bad"]).ids]
+    assert fake.post("/embed", {"inputs": ids}).json == fake.post("/embed", {"inputs": ["good morning", "bad"]}).json
+    assert fake.post("/embed", {"inputs": ids[0]}).json == fake.post("/embed", {"inputs": "good morning"}).json
+
+
+def test_the_hugging_face_client_reads_similarities(fake):
+    client = huggingface_hub.InferenceClient(fake.url + "/similarity")
+    texts = ["good morning", "good evening", "good morning"]
+    vectors = unit(expected(texts))
+    found = client.sentence_similarity(texts[0], other_sentences=texts[1:])
+    assert found == pytest.approx((vectors[1:] @ vectors[0]).tolist(), abs=1e-6)
+    long = {"source_sentence": "a " * 100, "sentences": ["a"]}
+    assert fake.post("/similarity", {"inputs": long}).status == 422
+    assert fake.post("/similarity", {"inputs": long, "parameters": {"truncate": True}}).headers["x-truncated"] == "0"
+
+
 @pytest.mark.parametrize(
     ("asked", "param"),
     [
         ({"prompt_name": "query"}, "prompt_name"),
-        ({"truncation_direction": "left"}, "truncation_direction"),
+        ({"truncation_direction": "up"}, "truncation_direction"),
+        ({"encoding_format": "base64"}, "encoding_format"),
         ({"dimensions": 3}, "dimensions"),
         ({"pooling": "cls"}, "pooling"),
     ],
