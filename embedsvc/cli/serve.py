@@ -58,15 +58,15 @@ __all__ = ["serve"]
     help="Bytes of a request.",
 )
 @click.option(
-    "--queue-tokens",
-    type=click.IntRange(min=1),
-    default=8_192,
+    "--queue-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
     show_default=True,
-    metavar="N",
-    help="Tokens that may wait before a newcomer; beyond, requests get 429.",
+    metavar="S",
+    help="Longest wait before a newcomer's turn; beyond, requests get 429.",
 )
 @click.option(
-    "--token-budget", type=click.IntRange(min=1), default=1024, show_default=True, metavar="N", help="Tokens a batch."
+    "--token-budget", type=click.IntRange(min=1), default=512, show_default=True, metavar="N", help="Tokens a batch."
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Batches at once. [default: the processors]")
 @click.option(
@@ -122,7 +122,7 @@ def serve(models: tuple[str, ...], sets: tuple[str, ...], new_key: str | None, *
             texts=options["max_texts"],
             request_tokens=options["max_request_tokens"],
             max_tokens=options["max_tokens"],
-            queue_tokens=options["queue_tokens"],
+            queue_seconds=options["queue_seconds"],
         ),
         keys=keys.Keys.read(options["api_keys"], os.environ.get(keys.VARIABLE, "")),
         host=options["host"],
@@ -135,7 +135,7 @@ def serve(models: tuple[str, ...], sets: tuple[str, ...], new_key: str | None, *
     try:
         from embedsvc.service import server
     except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "uvicorn", "pydantic", "starlette", "orjson"):
+        if error.name not in ("fastapi", "httptools", "uvicorn", "pydantic", "starlette", "orjson"):
             raise
         raise MissingExtraError.of(error.name, "serve") from None
     server.serve(settings)

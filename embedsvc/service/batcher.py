@@ -64,11 +64,11 @@ class Batcher:
     """
 
     def __init__(self, *, token_budget: int, workers: int, observer: Observer | None = None) -> None:
-        self._queue = FairQueue(token_budget, quantum=token_budget)
+        self._queue = FairQueue(token_budget, quantum=token_budget, workers=workers)
         self._wake = threading.Condition()
         self._closed = False
         self._observer = observer
-        self._seconds_per_token = 0.0
+        self._seconds = self._tokens = 0.0  # of batches, the latest counting most
         self._workers = [
             threading.Thread(target=self._work, name=f"embedsvc-encode-{number}", daemon=True)
             for number in range(workers)
@@ -87,9 +87,9 @@ class Batcher:
         return self._queue.tokens
 
     @property
-    def seconds_per_token(self) -> float:
-        """Of late, all workers together; 0 before the first batch."""
-        return self._seconds_per_token / len(self._workers)
+    def seconds_per_token(self) -> float | None:
+        """Of late, all workers together; None before the first batch."""
+        return self._seconds / self._tokens / len(self._workers) if self._tokens else None
 
     def submit(
         self,
@@ -165,7 +165,9 @@ class Batcher:
             began = time.perf_counter()
             self._run(batch)
             seconds, tokens = time.perf_counter() - began, sum(row.length for row in batch)
-            self._seconds_per_token += 0.1 * (seconds / tokens - self._seconds_per_token)
+            with self._wake:
+                self._seconds = 0.9 * self._seconds + seconds
+                self._tokens = 0.9 * self._tokens + tokens
             if self._observer:
                 self._observer(len(batch), tokens, seconds)
             del batch  # or an idle worker would hold the last answer

@@ -87,7 +87,7 @@ class Front:
             raise Problem(503, "the service is stopping", "Ask another one.", code="draining", retry_after=5)
         quantum = service.settings.token_budget
         guess = min(quantum, (announced or 0) // _BYTES_PER_TOKEN)
-        if service.backlog >= limits.queue_tokens:
+        if service.full:
             raise _overloaded(service)
         claim = Claim(service, guess)
         scope.setdefault("state", {})["claim"] = claim
@@ -209,11 +209,11 @@ def _length(headers: dict[bytes, bytes]) -> int | None:
 
 
 def _overloaded(service: Service) -> Problem:
-    seconds = math.ceil(service.backlog * service.batcher.seconds_per_token)
+    seconds, limit = service.wait_seconds, service.settings.limits.queue_seconds
     return Problem(
         429,
-        f"{service.backlog:,} tokens are waiting, the limit is {service.settings.limits.queue_tokens:,}",
+        f"{service.backlog:,} tokens are waiting, about {seconds:.1f} seconds of work; the limit is {limit:g}",
         "Try again after the seconds in the header Retry-After.",
         code="overloaded",
-        retry_after=min(max(seconds, 1), 60),
+        retry_after=min(max(math.ceil(seconds), 1), 60),
     )

@@ -19,11 +19,19 @@ class Metrics:
     ----------
     backlog, tokens : callable
         Give the tokens that stand before a newcomer, and all that wait.
+    wait : callable
+        Gives the seconds that a newcomer would wait.
     models : callable
         Gives the number of models that are ready.
     """
 
-    def __init__(self, backlog: Callable[[], int], tokens: Callable[[], int], models: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        backlog: Callable[[], int],
+        tokens: Callable[[], int],
+        wait: Callable[[], float],
+        models: Callable[[], int],
+    ) -> None:
         try:
             from prometheus_client import (
                 CollectorRegistry,
@@ -56,6 +64,7 @@ class Metrics:
         for name, help_, source in (
             ("embedsvc_backlog_tokens", "Tokens that stand before a newcomer", backlog),
             ("embedsvc_queued_tokens", "Tokens that wait", tokens),
+            ("embedsvc_wait_seconds", "Time a newcomer would wait for its turn", wait),
             ("embedsvc_models_ready", "Models that answer", models),
         ):
             Gauge(name, help_, registry=registry).set_function(source)

@@ -78,12 +78,17 @@ _Entry = tuple[int, int, Row]
 class FairQueue:
     """Not safe across threads: `Batcher` holds its lock.
 
+    A batch is one worker's share of what waits, up to the budget: with all of it the others would stand idle, and what
+    comes next would wait for the whole. So batches grow with the queue, and throughput with the batches.
+
     Parameters
     ----------
     token_budget : int
         Rows of a batch times the longest of them; one row goes in whatever its length.
     quantum : int
         A request counts towards `backlog` with so many tokens at most: what a newcomer of that size waits for it.
+    workers : int
+        That take batches.
 
     Attributes
     ----------
@@ -93,8 +98,9 @@ class FairQueue:
         Tokens of all rows that wait.
     """
 
-    def __init__(self, token_budget: int, quantum: int) -> None:
+    def __init__(self, token_budget: int, quantum: int, workers: int = 1) -> None:
         self._budget = token_budget
+        self._workers = workers
         self._quantum = quantum
         self._heaps: dict[Hashable, list[_Entry]] = {}
         self._order = itertools.count()
@@ -152,11 +158,12 @@ class FairQueue:
         """The first row, and of the others those nearest to it in length; what is left over."""
         if not window:
             return [], []
+        room = min(self._budget, -(-self.tokens // self._workers))
         length = longest = window[0][2].length
         batch, rest = window[:1], []
         for entry in sorted(window[1:], key=lambda entry: abs(entry[2].length - length)):
             longer = max(longest, entry[2].length)
-            if (len(batch) + 1) * longer <= self._budget:
+            if (len(batch) + 1) * longer <= room:
                 batch.append(entry)
                 longest = longer
             else:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from embedsvc.errors import EmbedsvcError
 from embedsvc.service import logs
@@ -16,7 +17,7 @@ from embedsvc.service.app import create_app
 from embedsvc.service.service import Service
 from embedsvc.service.settings import Settings
 
-__all__ = ["make_server", "serve"]
+__all__ = ["loop_factory", "make_server", "serve"]
 
 
 def serve(settings: Settings) -> None:
@@ -28,7 +29,8 @@ def serve(settings: Settings) -> None:
         If a model cannot be loaded, or the address cannot be bound.
     """
     logs.configure()
-    asyncio.run(_serve(settings))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(settings))
 
 
 def make_server(settings: Settings) -> tuple[uvicorn.Server, Service]:
@@ -107,12 +109,26 @@ class _Server(uvicorn.Server):
         logs.LOGGER.info("listening", extra={"fields": {"address": address}})
 
 
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, which costs less a request; None, for Python's own, on Windows, where there is no uvloop."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop
+
+
+_HEAD_BYTES = 64 << 10  # longest head of a request, and longest trailer
+
+
 def _protocol(settings: Settings) -> type[asyncio.Protocol]:
-    """HTTP/1.1 that does not wait for ever: uvicorn's own has no limit for the head of a request."""
+    """HTTP/1.1 with limits for the head of a request, in time and in bytes: uvicorn's own has neither."""
     limits = settings.limits
 
-    class Patient(H11Protocol):
+    class Patient(HttpToolsProtocol):
         _head: asyncio.TimerHandle | None = None
+        _loose = 0  # bytes that belong to no body and no complete head yet
+        _begun = False  # a head that is not complete
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -124,12 +140,32 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
             self._await_head()
 
         def data_received(self, data: bytes) -> None:
+            self._loose += len(data)
             super().data_received(data)
-            self._await_head()
+            if self._loose > _HEAD_BYTES:
+                self.transport.abort()
+            else:
+                self._await_head()
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._begun = True
+
+        def on_headers_complete(self) -> None:
+            super().on_headers_complete()
+            self._loose, self._begun = 0, False
+
+        def on_body(self, body: bytes) -> None:
+            super().on_body(body)
+            self._loose = 0
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            self._loose = 0
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            if self.conn.trailing_data[0]:  # a second request has begun
+            if self._begun:  # a second request came right behind
                 self._unset_keepalive_if_required()
                 self._await_head()
             # Of a client that does not take its answer, nothing more is awaited than this.

@@ -15,6 +15,8 @@ from embedsvc.service.settings import Settings
 
 __all__ = ["Service"]
 
+_UNMEASURED = 8_192  # tokens that may wait while no batch has told how long they take
+
 
 class Service:
     """What routes work with. Made inside a running event loop.
@@ -36,7 +38,9 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.models = Models(settings.models, settings.options, settings.tap)
-        self.metrics = Metrics(lambda: self.backlog, lambda: self.batcher.tokens, lambda: self.models.ready)
+        self.metrics = Metrics(
+            lambda: self.backlog, lambda: self.batcher.tokens, lambda: self.wait_seconds, lambda: self.models.ready
+        )
         self.batcher = Batcher(
             token_budget=settings.token_budget, workers=settings.workers, observer=self.metrics.batch
         )
@@ -55,6 +59,22 @@ class Service:
     def backlog(self) -> int:
         """Tokens that stand before a newcomer, those that are being read included."""
         return self.batcher.backlog + self.arriving
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long a newcomer would wait for its turn, by the speed of late; 0 while no batch has told it."""
+        return self.backlog * (self.batcher.seconds_per_token or 0.0)
+
+    @property
+    def full(self) -> bool:
+        """Whether a newcomer would wait longer than it should."""
+        if self.batcher.seconds_per_token is None:
+            return self.backlog >= _UNMEASURED
+        settings = self.settings
+        return (
+            self.backlog >= settings.workers * settings.token_budget
+            and self.wait_seconds >= settings.limits.queue_seconds
+        )
 
     @property
     def ready(self) -> bool:

@@ -35,8 +35,9 @@ class Limits:
         Passes of a stochastic mode; more is a 413.
     compare_texts : int
         Texts of a set that `/v1/compare` takes: larger ones belong to ``embedsvc compare``.
-    queue_tokens : int
-        Work that may stand before a newcomer, in tokens; when there is more, requests are answered 429.
+    queue_seconds : float
+        How long a newcomer may have to wait for its turn; when it would be longer, requests are answered 429. A batch
+        for each worker may always wait.
     held_bytes : int
         Bodies held at one time, all requests together.
     connections : int
@@ -51,7 +52,7 @@ class Limits:
     answer_floats: int = 16_000_000
     passes: int = 10_000
     compare_texts: int = 2_000
-    queue_tokens: int = 8_192
+    queue_seconds: float = 1.0
     held_bytes: int = 64 << 20
     connections: int = 512
     header_seconds: float = 10.0
@@ -110,7 +111,7 @@ class Settings:
     options: LoadOptions = field(default_factory=LoadOptions)
     tap: str | None = None
     on_long: OnLong = OnLong.TRUNCATE
-    token_budget: int = 1024
+    token_budget: int = 512
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     limits: Limits = field(default_factory=Limits)
     keys: Keys = field(default_factory=Keys)

@@ -12,7 +12,7 @@ import pytest
 
 from embedsvc.models.fake import FakeEncoder
 from embedsvc.service import hosting
-from embedsvc.service.server import make_server
+from embedsvc.service.server import loop_factory, make_server
 from embedsvc.service.service import Service
 from embedsvc.service.settings import Settings
 
@@ -80,7 +80,11 @@ def serving(settings: Settings, *, wait: bool = True) -> Iterator[Running]:
         up.set()
         await task
 
-    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    def serve() -> None:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(run())
+
+    thread = threading.Thread(target=serve)
     thread.start()
     assert up.wait(60)
     try:

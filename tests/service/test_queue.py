@@ -54,6 +54,18 @@ def test_the_backlog_is_what_waits_and_ends_at_nothing(given_works, data):
     assert (queue.tokens, queue.backlog) == (0, 0)
 
 
+def test_what_waits_is_shared_among_the_workers():
+    queue = FairQueue(BUDGET, BUDGET, workers=2)
+    for _ in range(3):
+        queue.push(work(10))
+    assert [len(batch) for batch in everything(queue)] == [1, 1, 1]
+    queue.push(work(*[10] * 8))
+    # Four of eight, two of four, and then one by one.
+    assert [len(batch) for batch in everything(queue)] == [4, 2, 1, 1]
+    queue.push(work(*[10] * 100))
+    assert len(queue.take()) == BUDGET // 10
+
+
 def test_a_request_of_many_tokens_counts_for_a_newcomer_with_one_batch_only():
     queue = FairQueue(BUDGET, BUDGET)
     queue.push(work(*[10] * 1000))
