@@ -207,10 +207,10 @@ async function drawMap() {
     labels.forEach(label => counts.set(label, (counts.get(label) ?? 0) + 1));
     const top = [...counts].sort((a, b) => b[1] - a[1]).slice(0, GROUPS.length).map(([label]) => label);
     state.map.colors = state.map.labels.map(label => GROUPS[top.indexOf(label)] ?? (top.length ? "#999999" : GROUPS[0]));
-    $("map-legend").replaceChildren(...top.flatMap((label, i) => {
+    $("map-legend").replaceChildren(...top.map((label, i) => {
       const swatch = el("span", { class: "swatch" });
       swatch.style.background = GROUPS[i];
-      return [swatch, label];
+      return el("span", { class: "item" }, swatch, label);
     }));
   }
   paint();
