@@ -84,6 +84,15 @@ def run(*arguments):
     )
 
 
+def test_the_collector_does_not_walk_over_a_loaded_model():
+    script = (
+        "import gc; from tests.service.conftest import local, serving\n"
+        "with serving(local()) as running: print(gc.get_freeze_count() > 20_000, len(gc.get_objects()) < 20_000)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "True True\n"
+
+
 def test_a_model_that_is_not_there_ends_the_command():
     done = run("-m", "no-such-model", "--port", "0")
     assert done.returncode == 1
