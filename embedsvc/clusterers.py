@@ -160,6 +160,8 @@ def n_distinct(vectors: Vectors) -> int:
 
 
 def _labels(clusterer: Clusterer, vectors: Vectors, k: int | None, seed: int) -> Labels:
+    if len(vectors) == 1:  # as a resample of two texts may be
+        return np.array([NOISE if clusterer.gives_noise else 0], dtype=np.int32)
     rows = np.arange(len(vectors))
     if clusterer.most_texts is not None and len(vectors) > clusterer.most_texts:
         generator = np.random.default_rng(derive(seed, "fitted on"))
@@ -281,7 +283,10 @@ CLUSTERERS: Registry[Clusterer] = Registry(
             widest=50,
             most_texts=None,
             fewest_texts=2,
-            sentence="Gaussian mixture (diagonal covariances, full ones up to 10 dimensions; the best of 2 starts)",
+            sentence=(
+                "Gaussian mixture (diagonal covariances, full ones up to 10 dimensions, a millionth of the mean "
+                "variance added to each variance; the best of 2 starts)"
+            ),
         ),
     },
 )

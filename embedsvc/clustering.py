@@ -32,7 +32,7 @@ from embedsvc.clusterers import CLUSTERERS, Clusterer, Reduction, label, label_e
 from embedsvc.clusters import Cluster, Clustering, PassStability, VariantClusters
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
-from embedsvc.knn import check_vectors
+from embedsvc.knn import check_squares, check_vectors
 from embedsvc.types import Mode, Pass, Variant, Vectors, check_seed
 from embedsvc.variants import REFERENCE, choose, derive, reference, space
 
@@ -163,7 +163,7 @@ class _Job:
 
     def vectors(self, name: str) -> Vectors:
         """The vectors of a variant, fit to be clustered."""
-        vectors = check_vectors(self.embeddings[name], name)
+        vectors = check_squares(check_vectors(self.embeddings[name], name), name)
         if len(vectors) and (vectors == vectors[0]).all():
             raise DegenerateInputError(
                 f"{name}: all {len(vectors)} texts have the same vector, so there is nothing to cluster",
@@ -367,7 +367,9 @@ def _check_settings(clusterer: Clusterer, method: str, k: int | str, n: int, n_r
     if not isinstance(k, str) and not 2 <= k <= n:
         raise SettingsError(f"k is {k}, expected from 2 to the number of texts, which is {n}")
     if n < max(2, clusterer.fewest_texts):
-        raise DegenerateInputError(f"{method} needs at least {clusterer.fewest_texts} texts, and there are {n}")
+        raise DegenerateInputError(
+            f"{method} needs at least {clusterer.fewest_texts} texts, and there are {n}", "Bring more texts."
+        )
     for name, value in (("n_resamples", n_resamples), ("n_passes", n_passes)):
         if value < 0:
             raise SettingsError(f"{name} is {value}, expected 0 or more")

@@ -4,6 +4,7 @@ EmbedsvcError                    one clear problem, and a hint that says what to
 ├── UnknownNameError             a registry has no such name
 ├── SettingsError                options that contradict each other or lie out of range
 ├── DegenerateInputError         vectors or labels for which a number has no value (says which, and how many)
+│   └── NoValueError             one measure has none, of vectors that others can be taken of
 ├── InputError                   a text source cannot be read as asked (names file and row)
 │   └── DuplicateIdError         two rows share an id (names both places)
 ├── ModelError                   a model cannot be loaded or does not have what was asked for
@@ -30,6 +31,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "ModelFormatError",
+    "NoValueError",
     "SettingsError",
     "StoreError",
     "StoreMismatchError",
@@ -70,6 +72,10 @@ class SettingsError(EmbedsvcError):
 
 class DegenerateInputError(EmbedsvcError):
     """What was asked has no value for these vectors or labels: constant, not finite, or too few."""
+
+
+class NoValueError(DegenerateInputError):
+    """One measure has no value for vectors that others can be taken of; a comparison leaves it out and says why."""
 
 
 class InputError(EmbedsvcError):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc import knn, metrics, resampling, theory
+from embedsvc.errors import NoValueError
 from embedsvc.knn import NeighborGraph
 from embedsvc.metrics import METRICS
 from embedsvc.resampling import Range
@@ -96,7 +97,10 @@ def measure_pair(work: Work, i: int, j: int, measures: tuple[str, ...]) -> Pair:
         if name in ("cosine", "alignment") and a.width != b.width:
             omitted[name] = f"{a.name} is {a.width} wide, {b.name} {b.width}"
             continue
-        figures |= _FIGURES[name](task) if name in _FIGURES else _generic(task, name)
+        try:
+            figures |= _FIGURES[name](task) if name in _FIGURES else _generic(task, name)
+        except NoValueError as error:
+            omitted[name] = error.problem
     return Pair(a.name, b.name, basis, figures, omitted, task.scores)
 
 
@@ -154,6 +158,9 @@ def _cka(task: _Task) -> dict[str, Figure]:
     work, draws = task.work, task.work.draws
     moments = work.moments
     k, l = work.grams[task.i], work.grams[task.j]  # noqa: E741 - Gram matrices K, L
+    for side, at, gram in ((task.a, task.i, k), (task.b, task.j, l)):
+        if not moments.shares_variation(at) or not gram.any():
+            raise NoValueError(f"no two texts share any variation of {side.name}, which leaves 0/0 once it is debiased")
 
     def expected(basis: Mechanism) -> float:
         own = next(
@@ -214,6 +221,9 @@ def _procrustes(task: _Task) -> dict[str, Figure]:
 def _rsa(task: _Task) -> dict[str, Figure]:
     work = task.work
     a, b = work.ranks[task.i], work.ranks[task.j]
+    for side, ranks in ((task.a, a), (task.b, b)):
+        if not ranks.any():
+            raise NoValueError(f"all distances between texts of {side.name} are equal, so they have no order")
     observed = float(np.vdot(a, b) / np.sqrt(np.vdot(a, a) * np.vdot(b, b)))
     null = resampling.permute_spearman(a, b, work.draws.permutations, task.rng("rsa"))
     return {

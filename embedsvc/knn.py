@@ -19,6 +19,7 @@ __all__ = [
     "Metric",
     "NeighborGraph",
     "chance",
+    "check_squares",
     "check_vectors",
     "neighbor_graph",
     "overlap",
@@ -306,6 +307,23 @@ def check_vectors(vectors: Vectors, name: str = "the vectors", *, first: int = 0
         raise DegenerateInputError(
             f"{name}: NaN or infinite numbers in {_named(bad + first)}",
             "Find out what made them, or leave these texts out.",
+        )
+    return vectors
+
+
+def check_squares(vectors: Vectors, name: str) -> Vectors:
+    """The vectors themselves, if float32 holds the squares of their numbers, which methods of others take of them.
+
+    Raises
+    ------
+    DegenerateInputError
+        For numbers beyond 1e17, and for vectors that have none above 1e-17 but are not zero.
+    """
+    largest = float(np.abs(vectors).max(initial=0.0))
+    if largest > 1e17 or 0 < largest < 1e-17:
+        raise DegenerateInputError(
+            f"{name}: the largest number is {largest:.1g}, and float32 does not hold its square",
+            "No model should give such numbers; scale the vectors if they are right.",
         )
     return vectors
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc import knn
-from embedsvc.errors import DegenerateInputError, SettingsError
+from embedsvc.errors import DegenerateInputError, NoValueError, SettingsError
 from embedsvc.knn import NeighborGraph, check_vectors, unit_rows
 from embedsvc.moments import Moments, moments
 from embedsvc.registry import Registry
@@ -86,6 +86,8 @@ def linear_cka(x: Vectors, y: Vectors) -> float:
     ------
     DegenerateInputError
         If one is the same for all texts (CKA is then 0/0), or not finite.
+    NoValueError
+        If no two texts share any variation of one: debiased, that is 0/0 as well.
 
     References
     ----------
@@ -117,7 +119,7 @@ def rsa(x: Vectors, y: Vectors, *, seed: int = 0) -> float:
 
     Raises
     ------
-    DegenerateInputError
+    NoValueError
         If all distances on one side are equal.
 
     References
@@ -133,7 +135,10 @@ def rsa(x: Vectors, y: Vectors, *, seed: int = 0) -> float:
     for vectors in (x, y):
         rank = rankdata(pdist(vectors[rows].astype(np.float64)))
         if rank[0] == rank.min() == rank.max():
-            raise DegenerateInputError("all distances between texts are equal, so their order says nothing")
+            raise NoValueError(
+                "all distances between texts are equal, so their order says nothing",
+                "Bring more texts, or take cka or procrustes.",
+            )
         ranks.append(rank)
     return float(np.corrcoef(ranks)[0, 1])
 
@@ -200,7 +205,7 @@ def row_second_order(
 
     Raises
     ------
-    DegenerateInputError
+    NoValueError
         If a text is at right angles to all of its neighbours.
     """
     rows = a.queries
@@ -219,8 +224,9 @@ def row_second_order(
         )
         norms = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
         if not norms.all():
-            raise DegenerateInputError(
-                f"row {int(rows[cut][np.argmin(norms)])} is unlike all of its neighbours: cosine 0"
+            raise NoValueError(
+                f"row {int(rows[cut][np.argmin(norms)])} is unlike all of its neighbours: cosine 0",
+                "Leave this text out, or take knn_overlap.",
             )
         result[cut] = (first * second).sum(axis=1) / norms
     return np.clip(result, -1.0, 1.0)

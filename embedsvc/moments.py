@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc.errors import DegenerateInputError, SettingsError
+from embedsvc.errors import DegenerateInputError, NoValueError, SettingsError
 from embedsvc.knn import check_vectors
 from embedsvc.threads import one_thread
 from embedsvc.types import Vectors
@@ -58,10 +58,24 @@ class Moments:
         a = np.einsum("ij,ij->", cross, cross)
         return float(a - n / (n - 2) * self.products[i, j] + self.norms[i] * self.norms[j] / ((n - 1) * (n - 2)))
 
+    def shares_variation(self, i: int) -> bool:
+        """Whether any of its variation is in two texts or more; if not, debiased CKA is 0/0.
+
+        Debiasing leaves out each text's product with itself, and of one text that lies apart from equal ones nothing is
+        left but rounding.
+        """
+        return bool(self.hsic(i, i) > self.n * np.finfo(np.float64).eps * self.norms[i] ** 2)
+
     def cka(self, i: int, j: int) -> float:
         """Debiased linear CKA; see `linear_cka`."""
         _check_count(self.n)
-        return float(self.hsic(i, j) / np.sqrt(self.hsic(i, i) * self.hsic(j, j)))
+        if not (self.shares_variation(i) and self.shares_variation(j)):
+            raise NoValueError(
+                f"no two of the {self.n:,} texts share any variation, so debiased CKA has no value",
+                "Bring more texts, or take procrustes or knn_overlap.",
+            )
+        # A root each: the product of squares of small vectors would vanish.
+        return float(self.hsic(i, j) / (np.sqrt(self.hsic(i, i)) * np.sqrt(self.hsic(j, j))))
 
     def procrustes(self, i: int, j: int) -> float:
         """Angular Procrustes distance; see `procrustes`."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
-from embedsvc.knn import check_vectors
+from embedsvc.knn import check_squares, check_vectors
 from embedsvc.probes import CLASSIFIERS, METRICS, Probe
 from embedsvc.threads import each
 from embedsvc.types import Variant, Vectors, check_seed
@@ -83,7 +83,7 @@ def probe(
     vectors: dict[str, Vectors] = {}
     same_as: dict[str, str] = {}
     for name in names:
-        chosen = check_vectors(embeddings[name], name)[task.rows]
+        chosen = check_squares(check_vectors(embeddings[name], name), name)[task.rows]
         twin = next((other for other, known in vectors.items() if np.array_equal(known, chosen)), None)
         if twin is None:
             vectors[name] = chosen

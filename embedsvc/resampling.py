@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc.errors import DegenerateInputError
 from embedsvc.threads import one_thread
 
 __all__ = [
@@ -99,10 +98,7 @@ def bootstrap_cka(k: Floats, l: Floats, weights: Floats) -> Floats:  # noqa: E74
 
     The centring is not redone for each draw: rows of K and L sum to zero, so that its error is of second order.
     """
-    squares = _weighted(k * k, weights) * _weighted(l * l, weights)
-    found = np.full(len(weights), np.nan)
-    np.divide(_weighted(k * l, weights), np.sqrt(squares), out=found, where=squares > 0)
-    return found
+    return _ratios(_weighted(k * l, weights), _weighted(k * k, weights) * _weighted(l * l, weights))
 
 
 def rank_square(ranks: Floats, m: int) -> Floats:
@@ -130,6 +126,7 @@ def bootstrap_spearman(distances: list[Floats], m: int, weights: Floats) -> Floa
     Returns
     -------
     ndarray of shape (draws, len(distances), len(distances))
+        NaN where all distances of a draw are equal.
     """
     first, second = np.triu_indices(m, 1)
     # Equal distances share a group, and a group its middle rank; groups in ascending order make ranks by a sum. So many
@@ -140,11 +137,16 @@ def bootstrap_spearman(distances: list[Floats], m: int, weights: Floats) -> Floa
     for draw, weight in enumerate(weights):
         pairs = weight[first] * weight[second]
         total = pairs.sum()
+        if total == 0:  # copies of one text
+            result[draw] = np.nan
+            continue
         for row, group in enumerate(groups):
             sizes = np.bincount(group, weights=pairs)
             ranks[row] = (np.cumsum(sizes) - sizes / 2)[group]
             ranks[row] -= (ranks[row] @ pairs) / total
-        result[draw] = _correlations((ranks * pairs) @ ranks.T)
+        products = (ranks * pairs) @ ranks.T
+        own = np.diagonal(products)
+        result[draw] = _ratios(products, np.outer(own, own))
     return result
 
 
@@ -203,7 +205,7 @@ def bootstrap_procrustes(x: NDArray[np.floating], y: NDArray[np.floating], rotat
     weights : ndarray of shape (draws, m)
     """
     shared, own, other = ((u * v).sum(axis=1) for u, v in ((x @ rotation, y), (x, x), (y, y)))
-    return np.asarray(np.arccos(np.clip(weights @ shared / np.sqrt((weights @ own) * (weights @ other)), -1.0, 1.0)))
+    return np.arccos(np.clip(_ratios(weights @ shared, (weights @ own) * (weights @ other)), -1.0, 1.0))
 
 
 def _groups(values: Floats) -> NDArray[np.int32]:
@@ -229,11 +231,11 @@ def _weighted(square: Floats, weights: Floats) -> Floats:
     return np.asarray(((weights @ square) * weights).sum(axis=1))
 
 
-def _correlations(products: Floats) -> Floats:
-    scale = np.sqrt(np.diagonal(products))
-    if not scale.all():
-        raise DegenerateInputError("all distances between texts are equal, so their order says nothing")
-    return np.asarray(products / np.outer(scale, scale))
+def _ratios(products: Floats, squares: Floats) -> Floats:
+    """Products over the roots of squares; NaN where a draw leaves nothing that varies."""
+    found = np.full(products.shape, np.nan)
+    np.divide(products, np.sqrt(squares, where=squares > 0, out=np.ones_like(squares)), out=found, where=squares > 0)
+    return found
 
 
 def _root(square: Floats) -> Floats:

@@ -182,14 +182,10 @@ class Work:
 
     @cached_property
     def ranks(self) -> list[Floats]:
-        """Their ranks, as squares."""
+        """Their ranks, as squares; zeros where all distances are equal."""
         from scipy.stats import rankdata
 
-        squares = [resampling.rank_square(rankdata(values), len(self.rows)) for values in self.distances]
-        for side, square in zip(self.sides, squares, strict=True):
-            if not square.any():
-                raise DegenerateInputError(f"{side.name}: all distances between texts are equal, so RSA has no value")
-        return squares
+        return [resampling.rank_square(rankdata(values), len(self.rows)) for values in self.distances]
 
     @cached_property
     def weights(self) -> Floats:

@@ -167,7 +167,9 @@ def cka_under_dropout(
         raise SettingsError(f"masks is {masks}, expected 0, 1 or 2")
     signal = float((covariance**2).sum()) if squared_norm is None else squared_norm
     if not signal > 0:
-        raise DegenerateInputError("the vectors do not vary between texts, so CKA has no value")
+        raise DegenerateInputError(
+            "the vectors do not vary between texts, so CKA has no value", "Bring more texts, or texts that differ."
+        )
     noise = odds(rate) * second_moment
     whole = signal + 2.0 * float(np.diagonal(covariance) @ noise) + float(noise @ noise)
     return float((signal / whole) ** (masks / 2))

@@ -1,5 +1,6 @@
 """Comparisons of honest sets: expectations that hold, identities that are found, and bad input that is named."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from embedsvc.knn import Graphs, chance, neighbor_graph, overlap
 from embedsvc.simulation import mechanism
 from embedsvc.types import Mode
 from tests import sets
+from tests.analysis_sets import make_set
 
 FAST = {"n_permutations": 20, "n_bootstrap": 40, "ks": (5, 10)}
 
@@ -394,3 +396,17 @@ def test_cka_alone_streams_from_the_set(honest, monkeypatch):
     assert without_base.pairs[0].figures["cka"].expected == pytest.approx(
         whole.pair(*pick[1:3]).figures["cka"].expected
     )
+
+
+def test_a_measure_without_a_value_is_left_out_with_its_reason_and_the_others_stay(tmp_path):
+    """Every text along an axis of its own: all distances are equal, and no two texts share any variation."""
+    apart, rng = np.eye(24, dtype=np.float32), np.random.default_rng(0)
+    moved = (apart + rng.standard_normal((24, 24)) / 5).astype(np.float32)
+    names = ["pre_dropout.inference", "pre_dropout.training.0"]
+    found = compare(make_set(tmp_path / "set", apart, training=[moved]), variants=names)
+    pair = found.pair(*names)
+    assert "all distances between texts of pre_dropout.inference are equal" in pair.omitted["rsa"]
+    assert "no two texts share any variation of pre_dropout.inference" in pair.omitted["cka"]
+    assert "row 0 is unlike all of its neighbours" in pair.omitted["second_order_cosine"]
+    assert set(pair.figures) == {"procrustes", "cosine", "knn_overlap_10"}
+    json.dumps(found.to_json(), allow_nan=False)
