@@ -1,4 +1,4 @@
-"""Whether loss and head belong together; and that Keras agrees, in tests/models/test_cross_entropy.py."""
+"""Whether loss and head belong together; and that Keras agrees, in tests/models/recurrent/test_question_tables.py."""
 
 import pytest
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
 from embedsvc import masks, theory
 from embedsvc.errors import DegenerateInputError, SettingsError
@@ -89,20 +90,32 @@ def test_distances_between_texts(x):
     assert simulated(shared).sum() == pytest.approx(theory.squared_distance(x, y, P, shared=True).sum(), rel=0.01)
 
 
+def test_under_a_shared_mask_two_texts_keep_their_cosine_but_for_the_subset(x):
+    """SCIENCE A: a shared mask is unbiased up to the kept subset, where independent ones take q of the cosine."""
+    y = x[::-1] + 1.0
+    shared = simulated(lambda seed: cosines(drop(x, P, seed), drop(y, P, seed)))
+    assert np.allclose(shared, cosines(x, y), atol=0.01)
+    assert abs((shared - cosines(x, y)).mean()) < 0.002 < 0.1 * np.abs(cosines(x, y)).mean()
+
+
 def test_the_cross_validated_distance_is_unbiased_where_the_naive_one_is_not():
-    """SCIENCE A: 16.91 against a true 16.86, where the naive one gives 126.6; here the same shape of case."""
+    """SCIENCE A: 16.91 simulated against a true 16.86, where the naive one gives 126.6."""
     rng = np.random.default_rng(2)
-    x = rng.standard_normal((1, 512)) * 1.4
-    y = x + rng.standard_normal((1, 512)) * 0.18
-    true = float(((x - y) ** 2).sum())
+    x, away = np.linalg.qr(rng.standard_normal((512, 2)))[0].T
+    length, apart = np.sqrt((126.6 - 16.86) / (2 * P / (1 - P))), np.sqrt(16.86)
+    # Two texts of that length, so far apart: turned by the angle whose chord it is.
+    angle = 2 * np.arcsin(apart / 2 / length)
+    x, y = (length * (np.cos(turn) * x + np.sin(turn) * away)[None] for turn in (0.0, angle))
     draws = [
         [drop(x, P, [seed, 0]), drop(y, P, [seed, 1]), drop(x, P, [seed, 2]), drop(y, P, [seed, 3])]
         for seed in range(3000)
     ]
     crossed = [theory.unbiased_squared_distance(*draw)[0] for draw in draws]
     naive = np.mean([((a - b) ** 2).sum() for a, b, _, _ in draws])
-    assert np.mean(crossed) == pytest.approx(true, abs=4 * np.std(crossed) / np.sqrt(3000))
-    assert naive > 5 * true
+    assert ((x - y) ** 2).sum() == pytest.approx(16.86)
+    assert np.mean(crossed) == pytest.approx(16.86, abs=4 * np.std(crossed) / np.sqrt(3000))
+    assert np.std(crossed) / np.sqrt(3000) < 0.25
+    assert naive == pytest.approx(126.6, rel=0.01)
     assert naive == pytest.approx(theory.squared_distance(x, y, P)[0], rel=0.01)
 
 
@@ -146,8 +159,26 @@ def test_cka_under_dropout_in_a_population():
     assert theory.cka_under_dropout(covariance, second, 0.0, masks=2) == 1.0
 
 
+def test_cka_under_dropout_meets_the_figures_that_are_known():
+    """SCIENCE B: .4374 for pre against post and .1913 for two passes, where simulations gave .4376 and .1911."""
+    x = population()
+    centred, mean, covariance = x - x.mean(0), x.mean(0), np.cov(x.T)
+
+    def predicted(size, masks):
+        second = np.diagonal(covariance) + (size * mean) ** 2
+        return theory.cka_under_dropout(covariance, second, P, masks=masks)
+
+    # As large a mean, beside this covariance, as gives the first of the two.
+    size = brentq(lambda size: predicted(size, ONE_MASK) - 0.4374, 0.0, 100.0)
+    assert predicted(size, TWO_MASKS) == pytest.approx(0.1913, abs=1e-4)
+    x = centred + size * mean
+    first, other = drop(x, P, 7), drop(x, P, 8)
+    assert linear_cka(x, first) == pytest.approx(0.4374, abs=0.006)
+    assert linear_cka(first, other) == pytest.approx(0.1913, abs=0.006)
+
+
 def test_cka_under_dropout_at_few_texts_needs_the_debiased_norm():
-    """SCIENCE B's figures, .4376 and .1911, are of this kind: a signal that dropout more than halves."""
+    """A signal that dropout more than halves, of fewer texts than twice the width."""
     rng = np.random.default_rng(9)
     n, d, rate = 400, 256, 0.1
     x = rng.standard_normal((n, 6)) @ rng.standard_normal((6, d)) * 0.25 + 4.0 * rng.standard_normal(d)
