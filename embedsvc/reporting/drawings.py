@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,37 @@ from embedsvc.reporting.panels import (
     scores,
 )
 from embedsvc.reporting.report import Report
+from embedsvc.reporting.tables import tables
 
 __all__ = ["drawings", "write_png"]
 
 Axes = Any  # matplotlib has no types here
 
+# Tables of the report whose words are those of the figures of a kind.
+_TOLD_BY = {
+    "maps": "maps",
+    "change": "maps",
+    "flow": "clusters",
+    "groups": "groups",
+    "matrix": "pairs",
+    "curve": "curve",
+}
+_QUIET = "#545d69"
+
 
 def write_png(report: Report, path: Path) -> list[Path]:
     """Write each figure next to the others: ``report-maps.png``, ``report-curve.png`` and so on for ``report.png``."""
-    found = []
+    found, listed = [], tables(report)
+    histograms = {f"histogram-{at}": score.about for at, score in enumerate(scores(report))}
     for name, (size, draw) in drawings(report).items():
-        figure = plots.canvas(size)
-        draw(figure)
+        # A picture travels without its report, and takes along what it is of.
+        table = listed.get(_TOLD_BY.get(name.partition("-")[0], ""))
+        about = textwrap.wrap(histograms.get(name, "" if table is None else table.about), int(size[0] * 19))
+        width, height, foot = *size, 0.13 * (len(about) + 1)
+        figure = plots.canvas((width, height + foot))
+        drawn, below = figure.subfigures(2, height_ratios=[height, foot])
+        draw(drawn)
+        below.text(0.01, 0.5, "\n".join(about), va="center", fontsize=7, color=_QUIET, linespacing=1.3)
         file = path.with_name(f"{path.stem}-{name}.png")
         figure.savefig(file, dpi=144, facecolor="white")
         found.append(file)
@@ -81,7 +101,7 @@ def _histogram(figure: Any, score: Score) -> None:  # noqa: ANN401
     axes.stairs(counts, edges, fill=True, color=BLUE, label="texts")
     if expected is not None:
         axes.stairs(expected, edges, color=RED, linewidth=1.5, label=score.null_name)
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     plots.clean(axes)
     axes.set_xlabel(score.name)
     axes.set_ylabel("texts")

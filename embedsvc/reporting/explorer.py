@@ -301,7 +301,7 @@ def _histograms(source: Any, scores: Sequence[Score]) -> dict[str, Any]:  # noqa
 
 def _histogram(source: Any, at: int, score: Score) -> Any:  # noqa: ANN401
     from bokeh.events import SelectionGeometry
-    from bokeh.models import BoxSelectTool, CustomJS, Div, RangeSlider
+    from bokeh.models import BasicTickFormatter, BoxSelectTool, CustomJS, Div, RangeSlider
     from bokeh.plotting import figure
 
     edges, counts, expected = score.bins()
@@ -318,9 +318,10 @@ def _histogram(source: Any, at: int, score: Score) -> Any:  # noqa: ANN401
         plot.add_layout(plot.legend[0], "above")  # within, it would cover bars on a narrow screen
     plain(plot)
     low, high = float(edges[0]), float(edges[-1])
-    step = (high - low) / 200
+    plot.xaxis.formatter = BasicTickFormatter(use_scientific=False)
     slider = RangeSlider(
-        title="Select from … to", start=low, end=high, value=(low, high), step=step, format="0.000", name=f"range_{at}",
+        title="Select from … to", start=low, end=high, value=(low, high), step=(high - low) / 200,
+        format=_format(high - low), name=f"range_{at}",
         **_wide(),
     )  # fmt: skip
     arguments = {"source": source, "column": f"score{at}", "slider": slider}
@@ -351,8 +352,14 @@ def _histogram(source: Any, at: int, score: Score) -> Any:  # noqa: ANN401
     return _stacked([about, plot, slider])
 
 
-def _id_width(ids: Sequence[str]) -> int:
-    return int(np.clip(8 * max(map(len, ids), default=1) + 16, 60, 190))
+def _width(title: str, values: Sequence[str], most: int = 220) -> int:
+    """Of a column that shows its title and its values whole, if they are not too long."""
+    return int(np.clip(8 * max(map(len, values), default=1) + 16, min(8 * len(title) + 16, most), most))
+
+
+def _format(extent: float) -> str:
+    """Of numbers that spread so far: three digits of them at the least, whatever their size."""
+    return "0." + "0" * int(np.clip(2 - np.floor(np.log10(extent)), 3, 12))
 
 
 def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -381,21 +388,26 @@ def _table(source: Any, data: Explorer, count: Any) -> Any:  # noqa: ANN401
 
     most = list(range(min(_LISTED, len(data.ids))))
     view = CDSView(filter=IndexFilter(indices=most))
-    number = NumberFormatter(format="0.000", text_align="right", nan_format="–")
     # <%- escapes; pointing at a cell shows what does not fit into it.
     whole = HTMLTemplateFormatter(template='<span title="<%- value %>"><%- value %></span>')
     columns = [
-        TableColumn(field="id", title="id", width=_id_width(data.ids)),
-        TableColumn(field="text", title="text", width=420, formatter=whole),
+        TableColumn(field="id", title="id", width=_width("id", data.ids, 190)),
+        TableColumn(field="text", title="text", width=380, formatter=whole),
     ]
     numbers = [
-        TableColumn(field=f"score{at}", title=score.name, width=max(80, 7 * len(score.name)), formatter=number)
+        TableColumn(
+            field=f"score{at}",
+            title=score.name,
+            width=_width(score.name, ()),
+            formatter=NumberFormatter(format=_format(np.ptp(score.bins()[0])), text_align="right", nan_format="–"),
+        )
         for at, score in enumerate(data.scores)
     ]
     # The number that the rows are ordered by comes right after the text.
     columns += numbers[:1]
     columns += [
-        TableColumn(field=f"group{at}", title=name, width=150, formatter=whole) for at, name in enumerate(data.groups)
+        TableColumn(field=f"group{at}", title=name, width=_width(name, values), formatter=whole)
+        for at, (name, values) in enumerate(data.groups.items())
     ]
     columns += [
         TableColumn(field=f"note{at}", title=name, width=300, formatter=whole) for at, name in enumerate(data.notes)

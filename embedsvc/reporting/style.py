@@ -10,8 +10,10 @@ _LIGHT_INK, _DARK_INK = "#434a54", "#c9d1d9"
 _LIGHT_GROUND, _DARK_GROUND = "#ffffff", "#11151b"  # those of the page
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'  # that of the page
 ON_GROUND = "on ground"  # name of glyphs of text that is drawn on the ground, and needs its ink
+_ARROW = '<svg viewBox="0 0 5 4" xmlns="http://www.w3.org/2000/svg"><path d="M0,0H5L2.5,4" fill="%23c9d1d9"/></svg>'
 
-# Bokeh renders into shadow roots, which the page's own style sheet does not reach; custom properties do.
+# Bokeh renders into shadow roots, which the page's own style sheet does not reach; custom properties do, but not into
+# the picture of a picker's arrow.
 _SHEET = """
 :host { color: var(--ink); font: inherit }
 .bk-input, select, input, .bk-btn {
@@ -36,7 +38,10 @@ label, .bk-slider-title { color: var(--ink) !important }
   background: var(--ground) !important; color: var(--ink) !important; border-color: var(--line);
 }
 .slick-row.odd .slick-cell { background: var(--field) !important }
-"""
+@media (prefers-color-scheme: dark) {
+  select { background-image: url('data:image/svg+xml;utf8,ARROW') !important }
+}
+""".replace("ARROW", _ARROW)
 
 
 def sheet() -> Any:  # noqa: ANN401 - a Bokeh model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -236,11 +236,13 @@ def _pairs(report: Report) -> Table | None:
         if measure == matrix.measure
     ]
     same = "".join(f" {name} is {other}, bit for bit." for name, other in made.identical.items())
+    without = dict.fromkeys(f"{measure} ({why})" for pair in made.pairs for measure, why in pair.omitted.items())
+    left_out = f" Left out where it has no value: {'; '.join(without)}." if without else ""
     return Table(
         "pairs",
         "Variants, pair by pair",
         f"{made.method} {made.sampling}; {made.n_permutations} permutations, {made.n_bootstrap} bootstrap draws, "
-        f"{made.n_simulations} drawn masks, seed {made.seed}.{same}",
+        f"{made.n_simulations} drawn masks, seed {made.seed}.{same}{left_out}",
         ("variant", "variant", "measure", "observed", "95%", "mask alone", "by", "null, 95%"),
         tuple(rows),
     )
@@ -321,8 +323,7 @@ def _probe(report: Report) -> Table | None:
             each["tested"],
             f"{each['mean']:.1%}",
             f"{each['low']:.1%} to {each['high']:.1%}",
-            f"{each['difference']['mean'] * 100:+.1f}",
-            f"{each['difference']['low'] * 100:+.1f} to {each['difference']['high'] * 100:+.1f}",
+            *(("–", "–") if each["trained"] == each["tested"] == made.reference else _points(each["difference"])),
         )
         for each in made.to_json()["scores"]
         if each["metric"] == "accuracy"
@@ -337,6 +338,11 @@ def _probe(report: Report) -> Table | None:
         ("classifier", "trained on", "tested on", "accuracy", "95%", "difference", "95%"),
         tuple(rows),
     )
+
+
+def _points(difference: Mapping[str, float]) -> tuple[str, str]:
+    mean, low, high = (f"{difference[name] * 100:+.1f}" for name in ("mean", "low", "high"))
+    return mean, f"{low} to {high}"
 
 
 def _number(value: float | None) -> str:

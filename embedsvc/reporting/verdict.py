@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from embedsvc.reporting.findings import Beside, Clusters, Effect, Evidence, Finding, Reading, Verdict
-from embedsvc.variants import OTHER
+from embedsvc.variants import OTHER, REFERENCE
 
 __all__ = ["verdict"]
 
@@ -20,6 +20,7 @@ FEW_TEXTS = 50  # below, every finding is called a hint
 TOLERANCE = 0.02  # shares closer than two points are not told apart, however narrow their intervals
 HOLDS = 0.6  # clusterwise Jaccard below which a clustering is not to be built on (Hennig 2007); ARI of starts as well
 TRUSTED = 0.8  # trustworthiness below which single points of a map mean nothing; UMAP's own tests demand as much
+_PLAIN = "before the dropout, with every dropout off"  # what the reference is, to who has not met its name
 
 
 def verdict(evidence: Evidence) -> Verdict:
@@ -39,8 +40,10 @@ def _headline(evidence: Evidence, findings: Sequence[Finding]) -> str:
     parts = []
     for take, purposes in sorted(taken.items(), key=lambda item: item[0] == evidence.reference):
         same = [name for name, other in evidence.identical.items() if other == take]
-        also = f" ({_and(same)} {'is' if len(same) == 1 else 'are'} the same, bit for bit)" if same else ""
-        parts.append(f"{take}{also}" + (f" for {_and(purposes)}" if len(taken) > 1 or doubtful else ""))
+        also = f"{_and(same)} {'is' if len(same) == 1 else 'are'} the same, bit for bit" if same else ""
+        words = "; ".join(filter(None, [_PLAIN if take == REFERENCE else "", also]))
+        told = f"{take} ({words})" if words else take
+        parts.append(told + (f" for {_and(purposes)}" if len(taken) > 1 or doubtful else ""))
     nothing = f" Nothing is recommended for {_and(doubtful)}." if doubtful else ""
     return f"Take {'; '.join(parts)}.{nothing}{_size(evidence, findings)}{_other_model(evidence)}{_few(evidence)}"
 
@@ -66,14 +69,17 @@ def _size(evidence: Evidence, findings: Sequence[Finding]) -> str:
     if largest is Effect.NONE:
         return f" Dropout hardly matters here: it changes nothing by more than two points in {_and_of(known)}."
     where = [each for each in known if each.effect is largest]
-    said = f" What dropout changes is {largest} for {_and_of(where)}"
+    said = f" What live dropout changes is {largest} for {_and_of(where)}"
     if not any(each.purpose == "similarity" for each in where):
         return f"{said}."
     worst = min(made, key=lambda each: each.observed)
     said += f": {worst.variant} loses {1 - worst.observed:.0%} of the {evidence.k} nearest neighbours"
     if worst.expected is None or worst.expected == 1.0:
         return f"{said}."
-    return f"{said}, where the head's mask alone would lose {1 - worst.expected:.0%}."
+    said += f", where the head's mask alone would lose {1 - worst.expected:.0%}"
+    if not worst.encoder or _beyond(worst) <= 0:
+        return f"{said}."
+    return f"{said}; the encoder's dropout takes the other {_points(worst.expected - worst.observed)}."
 
 
 def _similarity(evidence: Evidence) -> Finding:
@@ -145,7 +151,7 @@ def _visualisation(evidence: Evidence) -> Finding:
         moved = [f"{share:.0%} of the texts of {name}" for name, share in each.moved.items()]
         if moved:
             lines.append(
-                f"{each.method} of {each.reference}: {', '.join(moved)} lie further off than 95% of {each.against}; "
+                f"{each.method} of {each.reference}: {_and(moved)} lie further off than 95% of {each.against}; "
                 f"without a difference {max(0.05 - chance, 0):.0%} to {0.05 + chance:.0%} would."
             )
         if each.trustworthiness is not None and each.trustworthiness < TRUSTED:
@@ -182,7 +188,9 @@ def _classification(evidence: Evidence) -> Finding:
     take = max(better, key=lambda each: each.difference).trained if better else evidence.reference
     score = next(each for each in own if each.trained == take)
     said = f"Take {take}: {evidence.classifier} reads the labels off it with {score.score:.0%}"
-    said += f", {_points(score.difference)} more than off {evidence.reference}." if better else "."
+    said += f", {_points(score.difference)} more than off {evidence.reference}" if better else ""
+    guess = "" if evidence.majority is None else f" (always the most frequent class: {evidence.majority:.0%})"
+    said += f"{guess}."
     others = [each for each in own if each.trained not in (evidence.reference, take)]
     crossed = [each for each in evidence.readings if each.trained == evidence.reference != each.tested]
     lines = [
@@ -240,9 +248,8 @@ def _kept(each: Beside, k: int, reference: str) -> str:
             return f"{start}. No head mask lies between them: all of it is the encoder's dropout."
         return f"{start}: the encoder's dropout hardly shows."
     start += f", where the mask alone predicts {each.expected:.0%}"
-    # Masks of one pass err together, which the interval over texts does not see: hence the tolerance on top of it.
-    more, tolerance = each.expected - each.observed, TOLERANCE + (each.high - each.low) / 2
-    if abs(more) <= tolerance:
+    more, beyond = each.expected - each.observed, _beyond(each)
+    if beyond == 0:
         if each.encoder:
             return f"{start}: the encoder's dropout adds nothing that shows beside the mask."
         return f"{start}: the mask explains it, and nothing else shows."
@@ -251,6 +258,14 @@ def _kept(each: Beside, k: int, reference: str) -> str:
     if each.encoder:
         return f"{start}: the encoder's dropout takes another {_points(more)}."
     return f"{start}: {_points(more)} less than the mask explains; look at these vectors."
+
+
+def _beyond(each: Beside) -> float:
+    """What a variant loses beyond the mask, 0 where it cannot be told from what the mask does."""
+    assert each.expected is not None
+    more = each.expected - each.observed
+    # Masks of one pass err together, which the interval over texts does not see: hence the tolerance on top of it.
+    return more if abs(more) > TOLERANCE + (each.high - each.low) / 2 else 0.0
 
 
 def _apart(each: Beside, restarts: tuple[float, float] | None) -> str:

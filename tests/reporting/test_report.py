@@ -21,7 +21,9 @@ def test_the_verdict_finds_what_was_built_in(small_report):
     beside = kept["post_dropout.training.0"]
     assert beside.encoder
     assert beside.observed < beside.expected
-    assert small_report.verdict.headline.startswith("Take pre_dropout.inference (post_dropout.inference is the same")
+    assert small_report.verdict.headline.startswith(
+        "Take pre_dropout.inference (before the dropout, with every dropout off; post_dropout.inference is the same"
+    )
 
 
 def test_the_page_opens_on_the_variant_where_most_is_to_be_seen(small_report):

@@ -6,6 +6,7 @@ from embedsvc.reporting.findings import Beside, Clusters, Effect, Evidence, Map,
 from embedsvc.reporting.verdict import verdict
 
 REFERENCE = "pre_dropout.inference"
+PLAIN = f"{REFERENCE} (before the dropout, with every dropout off)"  # in the headline
 HEAD = Beside("post_dropout.head.0", 0.72, 0.70, 0.74, expected=0.71, chance=0.04, encoder=False)
 TRAINING = Beside("post_dropout.training.0", 0.48, 0.46, 0.50, expected=0.70, chance=0.04, encoder=True)
 NO_LABELS = {"classification": "no text has a label", "clustering": "too few texts", "visualisation": "no map"}
@@ -27,7 +28,9 @@ def said(evidence, purpose):
 def test_identical_variants_are_said_to_be_the_same_vectors():
     evidence = replace(EVIDENCE, identical={"post_dropout.inference": REFERENCE})
     assert f"post_dropout.inference is the same vectors as {REFERENCE}, bit for bit." in said(evidence, "similarity")
-    assert verdict(evidence).headline.startswith(f"Take {REFERENCE} (post_dropout.inference is the same, bit for bit).")
+    assert verdict(evidence).headline.startswith(
+        f"Take {PLAIN.removesuffix(')')}; post_dropout.inference is the same, bit for bit)."
+    )
 
 
 def test_without_any_difference_the_effect_is_none():
@@ -214,8 +217,10 @@ def test_a_measurably_better_tap_is_taken_but_a_lucky_pass_is_not():
     evidence = replace(EVIDENCE, readings=[BASE, tap, luck], majority=0.3, classifier="a model")
     found = finding(evidence, "classification")
     assert found.take == "mean.inference"
-    assert "13 points more than off pre_dropout.inference" in found.sentences[0]
-    assert verdict(evidence).headline.startswith(f"Take mean.inference for classification; {REFERENCE} for similarity.")
+    assert found.sentences[0].endswith(
+        "with 83%, 13 points more than off pre_dropout.inference (always the most frequent class: 30%)."
+    )
+    assert verdict(evidence).headline.startswith(f"Take mean.inference for classification; {PLAIN} for similarity.")
 
 
 def test_labels_that_cannot_be_read_recommend_nothing():
@@ -235,24 +240,27 @@ def test_neighbours_that_share_labels_decide_which_tap_searches_best():
 def test_the_headline_names_the_largest_effect_and_what_the_mask_makes_of_it():
     found = verdict(replace(EVIDENCE, overlaps=[HEAD, TRAINING])).headline
     assert found == (
-        f"Take {REFERENCE}. What dropout changes is large for similarity: post_dropout.training.0 loses 52% of the 10 "
-        "nearest neighbours, where the head's mask alone would lose 30%."
+        f"Take {PLAIN}. What live dropout changes is large for "
+        "similarity: post_dropout.training.0 loses 52% of the 10 nearest neighbours, where the head's mask alone would "
+        "lose 30%; the encoder's dropout takes the other 22 points."
     )
+    explained = verdict(replace(EVIDENCE, overlaps=[HEAD, replace(TRAINING, expected=0.49)])).headline
+    assert explained.endswith("loses 52% of the 10 nearest neighbours, where the head's mask alone would lose 51%.")
     labelled = replace(
         EVIDENCE,
         overlaps=[replace(HEAD, observed=0.99, low=0.98, high=1.0, expected=0.99)],
         readings=[BASE, reading("post_dropout.training.0", -0.2, -0.3, -0.1)],
         majority=0.3,
     )
-    assert verdict(labelled).headline.endswith("What dropout changes is moderate for classification.")
+    assert verdict(labelled).headline.endswith("What live dropout changes is moderate for classification.")
 
 
 def test_what_is_doubtful_is_named_in_the_headline():
     evidence = replace(EVIDENCE, clusters=Clusters("kmeans", 0.5, None, [SAME]), absent={"visualisation": "no map"})
     evidence = replace(evidence, readings=[BASE], majority=0.3)
     assert verdict(evidence).headline.startswith(
-        f"Take {REFERENCE} for similarity and classification. Nothing is recommended for clustering. "
-        "What dropout changes is moderate"
+        f"Take {PLAIN} for similarity and classification. Nothing is recommended for clustering. "
+        "What live dropout changes is moderate"
     )
 
 
@@ -267,7 +275,7 @@ def test_sets_of_two_models_are_told_from_dropout():
     other = Beside("other:pre_dropout.inference", 0.4, 0.38, 0.42, expected=None, chance=0.04, encoder=False)
     headline = verdict(replace(EVIDENCE, overlaps=[other])).headline
     assert "The other model keeps 40% of the 10 nearest neighbours (other:pre_dropout.inference)." in headline
-    assert "What dropout changes" not in headline
+    assert "What live dropout changes" not in headline
     text = said(replace(EVIDENCE, overlaps=[other]), "similarity")
     assert "keeps 40% (38% to 42%) of the 10 nearest neighbours: it is another model" in text
 
