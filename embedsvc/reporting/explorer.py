@@ -352,7 +352,7 @@ def _histogram(source: Any, at: int, score: Score) -> Any:  # noqa: ANN401
     return _stacked([about, plot, slider])
 
 
-def _width(title: str, values: Sequence[str], most: int = 220) -> int:
+def _width(title: str, values: Sequence[str], most: int = 280) -> int:
     """Of a column that shows its title and its values whole, if they are not too long."""
     return int(np.clip(8 * max(map(len, values), default=1) + 16, min(8 * len(title) + 16, most), most))
 
