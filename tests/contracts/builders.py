@@ -6,7 +6,6 @@ A builder gets an empty folder and a seed for its weights, writes a model there 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from embedsvc.errors import MissingExtraError, SettingsError
+from embedsvc.models.engines import Precision
+from embedsvc.models.load import load_model
 from tests.models import tiny_bert, tiny_saved_models
 
 __all__ = ["ENCODERS", "WORDS", "Built"]
@@ -25,13 +27,15 @@ WORDS = ("the", "a", "film", "was", "good", "bad", "very", "plot", "actor", "und
 class Built:
     """What a builder wrote.
 
-    `plain` runs the model as its makers would, in inference mode, and gives the same numbers as the tap `plain_tap`.
+    `plain` runs the model as its makers would, in inference mode, and gives the same numbers as the tap `plain_tap`,
+    within `tolerance`: what docs/speed.md states of an engine's precision.
     """
 
     uri: str
     options: dict[str, Any] = field(default_factory=dict)
     plain: Callable[[Sequence[str]], NDArray[np.float32]] | None = None
     plain_tap: str = "logits"
+    tolerance: float = 1e-5
 
 
 def fake(folder: Path, seed: int) -> Built:
@@ -237,22 +241,41 @@ def hf_classifier(folder: Path, seed: int) -> Built:
 
 
 def hf_openvino(folder: Path, seed: int) -> Built:
-    # Not imported here: embedsvc does that without its telemetry.
-    if util.find_spec("openvino") is None:
-        pytest.skip("openvino is not installed: pip install 'embedsvc[openvino]'")
     return _hf(folder, seed, 3, engine="openvino")
 
 
-def _hf(folder: Path, seed: int, n_classes: int | None, engine: str = "tensorflow") -> Built:
+def hf_bfloat16(folder: Path, seed: int) -> Built:
+    return _hf(folder, seed, 3, engine="openvino", precision=Precision.BFLOAT16, tolerance=0.1)
+
+
+def hf_int8(folder: Path, seed: int) -> Built:
+    return _hf(folder, seed, 3, engine="openvino", precision=Precision.INT8, tolerance=0.1)
+
+
+def _hf(
+    folder: Path,
+    seed: int,
+    n_classes: int | None,
+    *,
+    engine: str = "tensorflow",
+    precision: Precision = Precision.FLOAT32,
+    tolerance: float = 1e-5,
+) -> Built:
     words = vocabulary(folder)
     config = tiny_bert.CONFIG | {"vocab_size": len(words), "max_position_embeddings": 32}
     tensors = tiny_bert.make_tensors(config, seed, n_classes=n_classes)
     tiny_bert.write_folder(folder, tensors, config, words)
+    options = {"engine": engine, "precision": precision}
+    try:
+        load_model(f"hf:{folder}", **options)
+    except (MissingExtraError, SettingsError) as error:  # not installed, or no instructions for that precision
+        pytest.skip(str(error))
     return Built(
         f"hf:{folder}",
-        {"engine": engine},
+        options,
         plain=lambda texts: tiny_bert.call_plainly(folder, tensors, config, texts),
         plain_tap="pooled_output" if n_classes is None else "logits",
+        tolerance=tolerance,
     )
 
 
@@ -282,4 +305,6 @@ ENCODERS: dict[str, Callable[[Path, int], Built]] = {
     "hf bert": hf_bert,
     "hf classifier": hf_classifier,
     "hf on openvino": hf_openvino,
+    "hf in bfloat16": hf_bfloat16,
+    "hf in int8": hf_int8,
 }

@@ -66,12 +66,12 @@ def test_every_tap_has_its_declared_shape(encoder: Encoder) -> None:
             assert np.isfinite(vectors[tap]).all(), tap
 
 
-def test_every_tap_can_be_had_alone(encoder: Encoder) -> None:
+def test_every_tap_can_be_had_alone(encoder: Encoder, built: Built) -> None:
     together = run(encoder).vectors
     for tap in encoder.spec.taps:
         alone = run(encoder, tap).vectors
         assert list(alone) == [tap]
-        np.testing.assert_allclose(alone[tap], together[tap], atol=1e-5)
+        np.testing.assert_allclose(alone[tap], together[tap], atol=built.tolerance)
 
 
 def test_an_encoder_gives_what_was_asked_and_no_more(encoder: Encoder) -> None:
@@ -158,16 +158,16 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_vector_does_not_depend_on_the_batch(encoder: Encoder, split: str) -> None:
+def test_a_vector_does_not_depend_on_the_batch(encoder: Encoder, built: Built, split: str) -> None:
     together = in_batches(encoder, Pass(), [ROWS])
     apart = in_batches(encoder, Pass(), SPLITS[split])
     for tap in encoder.spec.taps:
-        np.testing.assert_allclose(apart[tap], together[tap], atol=1e-5, err_msg=tap)
+        np.testing.assert_allclose(apart[tap], together[tap], atol=built.tolerance, err_msg=tap)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("mode", [Mode.TRAINING, Mode.HEAD])
-def test_a_mask_does_not_depend_on_the_batch(encoder: Encoder, split: str, mode: Mode) -> None:
+def test_a_mask_does_not_depend_on_the_batch(encoder: Encoder, built: Built, split: str, mode: Mode) -> None:
     together = in_batches(encoder, Pass(mode, 0, 7), [ROWS])
     apart = in_batches(encoder, Pass(mode, 0, 7), SPLITS[split])
     # The head's masks are keyed in every model.
@@ -178,7 +178,7 @@ def test_a_mask_does_not_depend_on_the_batch(encoder: Encoder, split: str, mode:
         assert not np.allclose(apart["pre_dropout"], together["pre_dropout"], atol=1e-5)
         return
     for tap in encoder.spec.taps:
-        np.testing.assert_allclose(apart[tap], together[tap], atol=1e-5, err_msg=tap)
+        np.testing.assert_allclose(apart[tap], together[tap], atol=built.tolerance, err_msg=tap)
 
 
 def test_logits_are_the_dense_layer_of_post(encoder: Encoder) -> None:
@@ -200,7 +200,7 @@ def test_inference_is_the_model_called_plainly(encoder: Encoder, built: Built) -
         return
     short = [text for text in TEXTS if len(text) < 60]
     ours = run(encoder, built.plain_tap, texts=short).vectors[built.plain_tap]
-    np.testing.assert_allclose(ours, built.plain(short), atol=1e-5)
+    np.testing.assert_allclose(ours, built.plain(short), atol=built.tolerance)
 
 
 def test_tokens_are_counted_and_cuts_flagged(encoder: Encoder) -> None:
@@ -220,13 +220,13 @@ def test_tokens_are_counted_and_cuts_flagged(encoder: Encoder) -> None:
     assert not result.truncated[2]
 
 
-def test_a_cut_text_is_its_beginning(encoder: Encoder) -> None:
+def test_a_cut_text_is_its_beginning(encoder: Encoder, built: Built) -> None:
     if encoder.tokenize(["a"]).ids is None:
         return
     limit = encoder.spec.special_tokens + 3
     cut = forward(encoder, rows(["the film was good"]), taps=["pre_dropout"], max_tokens=limit)
     assert cut.truncated.all()
-    np.testing.assert_allclose(cut.vectors["pre_dropout"], pre(encoder, texts=["the film was"]), atol=1e-5)
+    np.testing.assert_allclose(cut.vectors["pre_dropout"], pre(encoder, texts=["the film was"]), atol=built.tolerance)
 
 
 def test_an_unknown_tap_is_an_error_that_lists_the_taps(encoder: Encoder) -> None:
