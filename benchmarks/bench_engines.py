@@ -1,72 +1,124 @@
 """Engines and precisions of one BERT, interleaved: time of a pass against TensorFlow's, and what a precision costs.
 
-Usage: python benchmarks/bench_engines.py TEXTS [ROUNDS]   (a file that extract reads; OpenVINO must be installed)
+    python benchmarks/bench_engines.py TEXTS      # a file that extract reads; the table goes into benchmarks/README.md
+
+OpenVINO must be installed; a precision that this processor has no instructions for is left out and said to be.
 """
 
-import sys
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
 import time
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 
 from embedsvc import load_model
 from embedsvc.batching import fit, plan
+from embedsvc.errors import SettingsError
 from embedsvc.texts import read, scan
 from embedsvc.types import Mode, Pass
 
+MODEL = "minilm-l6-sentiment"
 WAYS = (("tensorflow", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8"))
+Way = tuple[str, str]
 
 
-def main(path: str, rounds: int = 5) -> None:
-    texts = [text.text for text in read(scan([path]))]
-    ids = [str(row) for row in range(len(texts))]
-    encoders = {way: load_model("minilm-l6", engine=way[0], precision=way[1]) for way in WAYS}
-    first = encoders[WAYS[0]]
-    fitted = fit(first.tokenize(texts), ids, first.spec, max_tokens=256)
-    batches = plan(fitted.pieces, token_budget=1024, special_tokens=2)
+class Runs:
+    """The texts in their batches, through each engine and precision that runs here."""
 
-    def seconds(way: tuple[str, str], pass_: Pass, into: np.ndarray) -> float:
-        began = time.process_time()  # of all threads: other programs disturb it little
-        for rows in batches:
-            out = encoders[way].encode(fitted.pieces.take(rows), keys=fitted.keys[rows], taps=["mean"], pass_=pass_)
-            into[rows] = out["mean"]
+    def __init__(self, path: str) -> None:
+        texts = [text.text for text in read(scan([path]))]
+        self.encoders = {}
+        self.refused: list[str] = []
+        for way in WAYS:
+            try:
+                self.encoders[way] = load_model(MODEL, engine=way[0], precision=way[1])
+            except SettingsError as error:
+                self.refused.append(error.problem)
+        first = self.encoders[WAYS[0]]
+        self.spec = first.spec
+        ids = [str(row) for row in range(len(texts))]
+        self.fitted = fit(first.tokenize(texts), ids, first.spec, max_tokens=256)
+        self._batches = plan(self.fitted.pieces, token_budget=1024, special_tokens=2)
+
+    def __len__(self) -> int:
+        return len(self.fitted.n_tokens)
+
+    def vectors(self, way: Way, pass_: Pass, *taps: str) -> dict[str, np.ndarray]:
+        pieces, keys = self.fitted.pieces, self.fitted.keys
+        made = {tap: np.empty((len(self), self.spec.taps[tap]), np.float32) for tap in taps}
+        for rows in self._batches:
+            out = self.encoders[way].encode(pieces.take(rows), keys=keys[rows], taps=taps, pass_=pass_)
+            for tap in taps:
+                made[tap][rows] = out[tap]
+        return made
+
+    def seconds(self, way: Way, pass_: Pass) -> float:
+        """CPU time of all threads: other programs disturb it little."""
+        began = time.process_time()
+        self.vectors(way, pass_, "mean")
         return time.process_time() - began
 
-    vectors = {way: np.empty((len(texts), first.spec.taps["mean"]), np.float32) for way in WAYS}
-    scratch = np.empty_like(vectors[WAYS[0]])
-    training = Pass(Mode.TRAINING, 0, 7)
-    for way in WAYS:
-        seconds(way, Pass(), vectors[way])
-        seconds(way, training, scratch)
-    times = {(way, mode): [] for way in WAYS for mode in ("inference", "training")}
-    for _ in range(rounds):
-        for way in WAYS:
-            times[way, "inference"].append(seconds(way, Pass(), scratch))
-            times[way, "training"].append(seconds(way, training, scratch))
-    exact = _unit(vectors[WAYS[0]])
-    base = np.array(times[WAYS[0], "inference"])
-    print(f"{len(texts)} texts, {(fitted.n_tokens).mean():.1f} tokens on average, {rounds} rounds\n")
-    print("| engine | precision | speed ÷ tensorflow | training ÷ inference, time | least cosine | 10-NN overlap |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for way in WAYS:
-        plain, drawn = (np.array(times[way, mode]) for mode in ("inference", "training"))
-        unit = _unit(vectors[way])
-        near = [_nearest(unit), _nearest(exact)]
-        overlap = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*near, strict=True)])
-        print(
-            f"| {way[0]} | {way[1]} | {np.median(base / plain):.2f} | {np.median(drawn / plain):.2f} "
-            f"| {(unit * exact).sum(axis=1).min():.6f} | {overlap:.3f} |"
-        )
+
+def table(runs: Runs, rounds: int) -> list[str]:
+    modes = {"inference": Pass(), "training": Pass(Mode.TRAINING, 0, 7)}
+    times = {(way, mode): [] for way in runs.encoders for mode in modes}
+    for at in range(rounds + 1):
+        for way in list(runs.encoders)[:: -1 if at % 2 else 1]:
+            for mode, pass_ in modes.items():
+                times[way, mode].append(runs.seconds(way, pass_))
+    spent = {key: np.array(each[1:]) for key, each in times.items()}  # the first round compiles
+    outputs = {way: outputs_of(runs, way) for way in runs.encoders}
+    exact, nearest, classes = outputs[WAYS[0]]
+    lines = [
+        "| engine | precision | speed ÷ tensorflow | training ÷ inference, time | least cosine | 10-NN overlap "
+        "| same class |",
+        f"|{' --- |' * 7}",
+    ]
+    for way, (unit, near, chosen) in outputs.items():
+        overlap = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(near, nearest, strict=True)])
+        cells = [
+            *way,
+            f"{np.median(spent[WAYS[0], 'inference'] / spent[way, 'inference']):.2f}",
+            f"{np.median(spent[way, 'training'] / spent[way, 'inference']):.2f}",
+            f"{(unit * exact).sum(axis=1).min():.6f}",
+            f"{overlap:.3f}",
+            f"{(chosen == classes).sum()} of {len(classes)} ({(chosen == classes).mean():.1%})",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, *(f"\nNot measured: {problem}." for problem in runs.refused)]
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def _nearest(unit: np.ndarray) -> np.ndarray:
+def outputs_of(runs: Runs, way: Way) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means of length 1, the ten nearest texts of each, and the class that the head gives."""
+    out = runs.vectors(way, Pass(), "mean", "pre_dropout")
+    unit = out["mean"] / np.linalg.norm(out["mean"], axis=1, keepdims=True)
     scores = unit @ unit.T
     np.fill_diagonal(scores, -2)
-    return np.argsort(-scores, axis=1)[:, :10]
+    chosen = runs.encoders[way].head.logits(out["pre_dropout"]).argmax(axis=1)
+    return unit, np.argsort(-scores, axis=1)[:, :10], chosen
+
+
+def write(runs: Runs, rounds: int) -> None:
+    """Put the table into benchmarks/README.md, between its marks."""
+    counts = f"{len(runs)} texts, {runs.fitted.n_tokens.mean():.1f} tokens on average, {rounds} rounds"
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    machine = f"{platform.machine()}, {cores} cores, load {load:.1f}, openvino {metadata.version('openvino')}"
+    text = "\n".join([*table(runs, rounds), "", f"{counts}. Machine: {machine}."])
+    path = Path(__file__).parent / "README.md"
+    marks = r"(<!-- bench_engines -->\n).*?(<!-- /bench_engines -->)"
+    path.write_text(re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", path.read_text("utf-8"), flags=re.S), "utf-8")
+    print(text)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:3]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("texts")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    write(Runs(arguments.texts), arguments.rounds)
