@@ -28,10 +28,10 @@ TENSORS = make_tensors(pooler=True)
 TAPS = ("pooled_output", "cls", "mean", "layer.0", "layer.1")
 
 
-def make(precision: Precision) -> BertRunner:
+def make(precision: Precision, engine: str = "openvino") -> BertRunner:
     config = read_config(CONFIG, Path("folder"))
     weights = read_weights(TENSORS, config, Path("folder"))
-    return BertRunner(config, weights, engine="openvino", precision=precision)
+    return BertRunner(config, weights, engine=engine, precision=precision)
 
 
 @needs_openvino
@@ -50,6 +50,19 @@ def test_openvino_is_as_near_to_the_reference_as_stated(precision, tolerance, pa
     alone = [runner.run([IDS[row]], keys=KEYS[row : row + 1], taps=TAPS, pass_=pass_) for row in range(len(IDS))]
     for tap in TAPS:
         np.testing.assert_allclose(np.concatenate([one[tap] for one in alone]), ours[tap], atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "engine", [pytest.param("openvino", marks=needs_openvino), pytest.param("tensorflow", marks=pytest.mark.tensorflow)]
+)
+@pytest.mark.parametrize("pass_", [Pass(), Pass(Mode.TRAINING, 3, 7)], ids=["inference", "training"])
+def test_the_last_layer_of_cls_alone_is_that_of_the_reference(engine, pass_):
+    runner = make(Precision.FLOAT32, engine)
+    drawn = Draw(KEYS, pass_, runner.config.sites(0.5)) if pass_.mode is Mode.TRAINING else None
+    expected = reference(TENSORS, CONFIG, ROWS, drawn) if drawn else reference(TENSORS, CONFIG, ROWS)
+    taps = ("cls", "pooled_output")
+    for tap, vectors in runner.run(IDS, keys=KEYS, taps=taps, pass_=pass_).items():
+        np.testing.assert_allclose(vectors, expected[tap], atol=1e-5, err_msg=tap)
 
 
 def test_a_reduced_precision_is_refused_by_tensorflow():

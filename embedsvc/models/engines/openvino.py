@@ -127,32 +127,23 @@ class _Builder:
         ids, positions, starts, to_grid, from_grid = (ops.parameter([-1], np.int32, name) for name in "abcde")
         padding = ops.parameter([-1, 1, 1, -1], np.float32)
         cls_only = not {"mean", f"layer.{config.n_layers - 1}"} & set(taps)
-        # (B, T, 3 * heads, d / head)
-        extents = ops.gather(ops.shape_of(padding, "i64"), _int(0, 3), _scalar(0))
-        grid = ops.concat([extents, _int(3 * config.n_heads, config.width // config.n_heads)], 0)
+        # (B, T, …)
+        grid = ops.concat([ops.gather(ops.shape_of(padding, "i64"), _int(0, 3), _scalar(0)), _int(-1)], 0)
 
-        word = ops.gather(self._constant("word"), ids, _scalar(0))
-        x = self._norm(ops.add(word, ops.gather(self._constant("position"), positions, _scalar(0))), "embedding_norm")
+        word = ops.gather(self._weight("word"), ids, _scalar(0))
+        x = self._norm(ops.add(word, ops.gather(self._weight("position"), positions, _scalar(0))), "embedding_norm")
         x = self._dropped(x, config.hidden_rate, "hidden", 0)
         found = {}
         for layer in range(config.n_layers):
             name = f"layer.{layer}"
-            last = cls_only and layer == config.n_layers - 1
-            qkv = ops.reshape(ops.gather(self._dense(x, f"{name}.qkv"), from_grid, _scalar(0)), grid, False)
-            query, key, value = ops.split(ops.transpose(qkv, _int(0, 2, 1, 3)), _scalar(1), 3).outputs()
-            if last:
-                query = ops.slice(query, _int(0), _int(1), _int(1), _int(2))
-            scores = ops.add(ops.matmul(query, key, False, True), padding)
-            probabilities = ops.softmax(scores, -1)
-            probabilities = self._dropped(probabilities, config.attention_rate, "attention", layer, first_query=last)
-            context = ops.transpose(ops.matmul(probabilities, value, False, False), _int(0, 2, 1, 3))
-            context = ops.reshape(context, _int(-1, config.width), False)
-            only = None
-            if last:
-                only = starts
-                x = ops.gather(x, starts, _scalar(0))
+            only = starts if cls_only and layer == config.n_layers - 1 else None
+            if only is None:
+                qkv = ops.reshape(ops.gather(self._dense(x, f"{name}.qkv"), from_grid, _scalar(0)), grid, False)
+                context = ops.gather(self._attention(layer, qkv, padding), to_grid, _scalar(0))
             else:
-                context = ops.gather(context, to_grid, _scalar(0))
+                tokens = ops.reshape(ops.gather(x, from_grid, _scalar(0)), grid, False)
+                x = ops.gather(x, only, _scalar(0))
+                context = self._attention_of_first(layer, x, tokens, padding)
             attended = self._dense(context, f"{name}.attention_out")
             attended = self._dropped(attended, config.hidden_rate, "hidden", 1 + 2 * layer, only)
             x = self._norm(ops.add(attended, x), f"{name}.attention_norm")
@@ -170,6 +161,43 @@ class _Builder:
         batch = [ids, positions, starts, to_grid, from_grid, padding]
         return ov.Model(results, [*batch, *(parameter for parameter, _, _ in self._masks)], "bert")
 
+    def _attention(self, layer: int, qkv: Any, padding: Any) -> Any:
+        """Context of every cell of the grid, (B * T, d), from its queries, keys and values, (B, T, 3 d)."""
+        heads, width = self._config.n_heads, self._config.width
+        parts = ops.transpose(ops.reshape(qkv, _int(0, 0, 3 * heads, width // heads), True), _int(0, 2, 1, 3))
+        query, key, value = ops.split(parts, _scalar(1), 3).outputs()
+        probabilities = ops.softmax(ops.add(ops.matmul(query, key, False, True), padding), -1)
+        probabilities = self._dropped(probabilities, self._config.attention_rate, "attention", layer)
+        context = ops.transpose(ops.matmul(probabilities, value, False, False), _int(0, 2, 1, 3))
+        return ops.reshape(context, _int(-1, width), False)
+
+    def _attention_of_first(self, layer: int, first: Any, tokens: Any, padding: Any) -> Any:
+        """Context of [CLS] alone, (B, d), from its vectors, (B, d), and those of all tokens, (B, T, d).
+
+        With one query a row, the kernels of keys and values move to its side: q (x K)' = (q K') x' and
+        p (x V) = (p x) V, so that no token needs a key or a value. The keys' bias adds the same to every score of a
+        query, which softmax takes away; the values' bias counts for as much probability as dropout has left.
+        """
+        heads, width = self._config.n_heads, self._config.width
+        kernel, bias = (self._weights[f"layer.{layer}.qkv.{part}"] for part in ("kernel", "bias"))
+        of_query, of_key, of_value = np.split(kernel, 3, axis=1)
+        of_key, of_value = (of.reshape(width, heads, -1).swapaxes(0, 1) for of in (of_key, of_value))
+
+        def by_head(x: Any, kernels: NDArray[np.float32], transposed: bool) -> Any:  # (B, heads, m) -> (B, heads, n)
+            product = ops.matmul(ops.transpose(x, _int(1, 0, 2)), _constant(kernels), False, transposed)
+            return ops.transpose(product, _int(1, 0, 2))
+
+        query = ops.add(ops.matmul(first, _constant(of_query), False, False), _constant(bias[:width]))
+        query = by_head(ops.reshape(query, _int(-1, heads, width // heads), False), of_key, True)
+        scores = ops.add(ops.matmul(query, tokens, False, True), ops.squeeze(padding, _int(2)))
+        probabilities = self._dropped(
+            ops.softmax(scores, -1), self._config.attention_rate, "attention", layer, first_query=True
+        )
+        context = by_head(ops.matmul(probabilities, tokens, False, False), of_value, False)
+        left = ops.reduce_sum(probabilities, _int(-1), True)
+        context = ops.add(context, ops.multiply(left, _constant(bias[2 * width :].reshape(1, heads, -1))))
+        return ops.reshape(context, _int(-1, width), False)
+
     def masked(self, masks: Masks) -> list[NDArray[np.bool_]]:
         """The masks as the model takes them."""
         return [getattr(masks, field)[row] for _, field, row in self._masks]
@@ -184,12 +212,12 @@ class _Builder:
         if only is not None:
             kept = ops.gather(kept, only, _scalar(0))
         if first_query:
-            kept = ops.slice(kept, _int(0), _int(1), _int(1), _int(2))
+            kept = ops.gather(kept, _scalar(0), _scalar(2))  # (B, heads, T)
         scaled = ops.multiply(x, ops.constant(np.float32(1.0 / (1.0 - rate))))
         return ops.select(kept, scaled, ops.constant(np.float32(0)))
 
-    def _constant(self, name: str) -> Any:
-        return ops.constant(np.ascontiguousarray(self._weights[name], dtype=np.float32))
+    def _weight(self, name: str) -> Any:
+        return _constant(self._weights[name])
 
     def _dense(self, x: Any, name: str) -> Any:
         # Transposed, output by input: the layout that is packed without a copy, and that int8 kernels ask for.
@@ -200,11 +228,11 @@ class _Builder:
             weight = ops.multiply(ops.convert(ops.constant(rounded), np.float32), ops.constant(scale))
         else:
             weight = ops.constant(kernel)
-        return ops.add(ops.matmul(x, weight, False, True), self._constant(f"{name}.bias"))
+        return ops.add(ops.matmul(x, weight, False, True), self._weight(f"{name}.bias"))
 
     def _norm(self, x: Any, name: str) -> Any:
         normed = ops.mvn(x, _int(-1), True, self._config.norm_epsilon, "inside_sqrt")
-        return ops.add(ops.multiply(normed, self._constant(f"{name}.gamma")), self._constant(f"{name}.beta"))
+        return ops.add(ops.multiply(normed, self._weight(f"{name}.gamma")), self._weight(f"{name}.beta"))
 
 
 _ACTIVATIONS: dict[str, Any] = {
@@ -212,6 +240,10 @@ _ACTIVATIONS: dict[str, Any] = {
     "gelu_tanh": lambda x: ops.gelu(x, "tanh"),
     "relu": ops.relu,
 }
+
+
+def _constant(value: NDArray[np.float32]) -> Any:
+    return ops.constant(np.ascontiguousarray(value, dtype=np.float32))
 
 
 def _int(*values: int) -> Any:

@@ -90,6 +90,35 @@ def forward_graph(
         scale = tf.math.rsqrt(variance + config.norm_epsilon) * weights[f"{name}.gamma"]
         return x * scale + (weights[f"{name}.beta"] - mean * scale)
 
+    def attend(qkv: Any, kept: Any) -> Any:
+        """Context of every cell of the grid, (B * T, d)."""
+        parts = tf.reshape(qkv, [n_rows, longest, 3, heads, width // heads])
+        query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))  # (B, h, T, d / h)
+        probabilities = tf.nn.softmax(product(query, key, transpose_b=True) + padding)
+        context = product(dropped(probabilities, kept, config.attention_rate), value)
+        return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, width])
+
+    def attend_first(name: str, first: Any, tokens: Any, kept: Any) -> Any:
+        """Context of [CLS] alone, (B, d), without a key or a value of any token: see `_attention_of_first`."""
+        kernel, bias = weights[f"{name}.qkv.kernel"], weights[f"{name}.qkv.bias"]
+        # (h, d, d / h)
+        of_key, of_value = (
+            tf.transpose(tf.reshape(kernel[:, at * width : (at + 1) * width], [width, heads, -1]), [1, 0, 2])
+            for at in (1, 2)
+        )
+
+        def by_head(x: Any, kernels: Any, **how: bool) -> Any:  # (B, h, m) -> (B, h, n)
+            return tf.transpose(product(tf.transpose(x, [1, 0, 2]), kernels, **how), [1, 0, 2])
+
+        query = tf.reshape(product(first, kernel[:, :width]) + bias[:width], [-1, heads, width // heads])
+        scores = product(by_head(query, of_key, transpose_b=True), tokens, transpose_b=True) + padding[:, :, 0]
+        probabilities = tf.nn.softmax(scores)  # (B, h, T)
+        if kept is not None:
+            probabilities = dropped(probabilities, kept[:, :, 0], config.attention_rate)
+        context = by_head(product(probabilities, tokens), of_value)
+        left = tf.reduce_sum(probabilities, -1, keepdims=True)
+        return tf.reshape(context + left * tf.reshape(bias[2 * width :], [heads, -1]), [-1, width])
+
     def token_mean(x: Any) -> Any:
         return tf.math.segment_mean(x, rows)
 
@@ -99,19 +128,14 @@ def forward_graph(
     for layer in range(config.n_layers):
         name = f"layer.{layer}"
         only = starts if cls_only and layer == config.n_layers - 1 else None
-        qkv = tf.gather(dense(x, f"{name}.qkv"), from_grid)  # (B * T, 3d)
-        qkv = tf.transpose(tf.reshape(qkv, [n_rows, longest, 3, heads, width // heads]), [2, 0, 3, 1, 4])
-        query = qkv[0] if only is None else qkv[0][:, :, :1]  # (B, h, T or 1, d / h)
-        probabilities = tf.nn.softmax(product(query, qkv[1], transpose_b=True) + padding)
-        if attention is not None:
-            kept = attention[layer] if only is None else attention[layer][:, :, :1]
-            probabilities = dropped(probabilities, kept, config.attention_rate)
-        context = tf.transpose(product(probabilities, qkv[2]), [0, 2, 1, 3])
-        context = tf.reshape(context, [-1, width])
+        kept = None if attention is None else attention[layer]
         if only is None:
-            context = tf.gather(context, to_grid)  # (N, d) again
+            qkv = tf.gather(dense(x, f"{name}.qkv"), from_grid)  # (B * T, 3d)
+            context = tf.gather(attend(qkv, kept), to_grid)  # (N, d) again
         else:
+            tokens = tf.reshape(tf.gather(x, from_grid), [n_rows, longest, width])
             x = tf.gather(x, only)
+            context = attend_first(name, x, tokens, kept)
         attended = dropped(dense(context, f"{name}.attention_out"), site(1 + 2 * layer, only), config.hidden_rate)
         x = norm(attended + x, f"{name}.attention_norm")
         inner = _ACTIVATIONS[config.activation](dense(x, f"{name}.ffn_in"))
