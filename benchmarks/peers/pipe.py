@@ -14,17 +14,22 @@ import numpy as np
 __all__ = ["serve"]
 
 
-def serve(ways: Mapping[str, Callable[[list[str]], np.ndarray]]) -> None:
-    """Answer until the input ends: a line ``{"way": …, "texts": PATH, "save": PATH or null}`` for each run."""
+def serve(ways: Mapping[str, Callable[[Path, Path | None], np.ndarray]]) -> None:
+    """Answer until the input ends: a line ``{"way": …, "texts": PATH.jsonl, "out": PATH or null, "save": …}`` a run.
+
+    Each way reads the texts, encodes them, and writes Parquet where it is told to. Vectors are saved unmeasured.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     print(json.dumps(list(ways)), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        texts = json.loads(Path(request["texts"]).read_text("utf-8"))
+        out = request["out"] and Path(request["out"])
         began, cpu = time.perf_counter(), time.process_time()
-        vectors = ways[request["way"]](texts)
+        vectors = ways[request["way"]](Path(request["texts"]), out)
         seconds = [time.perf_counter() - began, time.process_time() - cpu]
         if request["save"]:
             np.save(request["save"], vectors)
+        if out:
+            out.unlink()
         print(json.dumps(seconds), file=answers, flush=True)
