@@ -1,0 +1,23 @@
+"""Tables of figures, printed and put into benchmarks/README.md between the marks of their script."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["Row", "write"]
+
+Row = tuple[str, str, str]
+"""What, figure, goal."""
+
+
+def write(script: str, rows: Sequence[Row]) -> None:
+    """Put rows between the marks named after a script, and print them."""
+    table = ["| what | figure | goal |", "| --- | --- | --- |", *(f"| {' | '.join(row)} |" for row in rows)]
+    text = "\n".join([*table, "", f"Machine: {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}."])
+    path = Path(__file__).parent / "README.md"
+    marks = rf"(<!-- {script} -->\n).*?(<!-- /{script} -->)"
+    path.write_text(re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", path.read_text("utf-8"), flags=re.S), "utf-8")
+    print(text)
