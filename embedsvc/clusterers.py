@@ -148,8 +148,7 @@ def label_each(
     """
     from sklearn.exceptions import ConvergenceWarning
 
-    with warnings.catch_warnings():  # around all threads, since filters are those of the whole process
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with threads.silenced(ConvergenceWarning):
         return threads.each(lambda item: _labels(clusterer, *task(item)), items)
 
 

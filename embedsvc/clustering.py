@@ -190,7 +190,8 @@ class _Job:
         points = self.space(self.names[0], vectors)[rows]
         candidates = [k for k in _CANDIDATES if k < len(sample) and k <= n_distinct(sample)]
         fits = label_each(self.clusterer, lambda k: (points, k, self.seed), candidates)
-        scores = {k: self.silhouette(sample, labels) for k, labels in zip(candidates, fits, strict=True)}
+        apart = _distances(sample)
+        scores = {k: _silhouette(apart, labels) for k, labels in zip(candidates, fits, strict=True)}
         known = {k: score for k, score in scores.items() if score is not None}
         if not known:
             raise DegenerateInputError(
@@ -303,14 +304,9 @@ class _Job:
 
     def silhouette(self, vectors: Vectors, labels: Labels) -> float | None:
         """Mean silhouette of a sample of the clustered texts, None where it has no value."""
-        from sklearn.metrics import silhouette_score
-
         clustered = np.flatnonzero(labels != NOISE)
         rows = clustered[self.sample("silhouette", len(clustered), _SILHOUETTE_TEXTS)]
-        if not 2 <= len(np.unique(labels[rows])) < len(rows):
-            return None
-        # float64: in float32 the distances of near vectors are rounding errors.
-        return float(silhouette_score(vectors[rows].astype(np.float64), labels[rows]))
+        return _silhouette(_distances(vectors[rows]), labels[rows]) if len(rows) else None
 
     def representatives(self, points: Vectors, rows: NDArray[np.intp]) -> tuple[str, ...]:
         """Ids of the texts nearest to the mean of these rows."""
@@ -373,6 +369,25 @@ def _check_settings(clusterer: Clusterer, method: str, k: int | str, n: int, n_r
     for name, value in (("n_resamples", n_resamples), ("n_passes", n_passes)):
         if value < 0:
             raise SettingsError(f"{name} is {value}, expected 0 or more")
+
+
+def _distances(vectors: Vectors) -> NDArray[np.float64]:
+    from sklearn.metrics import pairwise_distances
+
+    # float64: in float32 the distances of near vectors are rounding errors.
+    apart: NDArray[np.float64] = pairwise_distances(vectors.astype(np.float64))
+    return apart
+
+
+def _silhouette(apart: NDArray[np.float64], labels: Labels) -> float | None:
+    """Mean silhouette of the clustered ones of some texts, by the distances between them; None if it has no value."""
+    from sklearn.metrics import silhouette_score
+
+    clustered = np.flatnonzero(labels != NOISE)
+    if not 2 <= len(np.unique(labels[clustered])) < len(clustered):
+        return None
+    some = apart if len(clustered) == len(labels) else apart[np.ix_(clustered, clustered)]
+    return float(silhouette_score(some, labels[clustered], metric="precomputed"))
 
 
 def _flips(labels: Labels, rows: NDArray[np.intp], drawn: Sequence[Labels]) -> NDArray[np.float64]:

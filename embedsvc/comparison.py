@@ -38,7 +38,7 @@ DEFAULT_VARIANTS = (
 )
 
 _KS = (10, 50)
-_MANY = 20_000
+_MANY = 5_000
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -247,7 +247,7 @@ def compare(
     n_permutations, n_bootstrap : int
         Draws of the null and of the intervals.
     n_simulations : int, optional
-        Head masks drawn where the expectation has no closed form, 2 or more; 4 by default, 2 above 20,000 texts.
+        Head masks drawn where the expectation has no closed form, 2 or more; 4 by default, 2 above 5,000 texts.
     sample : int
         Texts for what takes squares of their number (RSA, permutations, the interval of CKA) and, above 20,000 texts,
         whose neighbours are searched: from 10 to 2,000.
@@ -331,7 +331,7 @@ _METHOD = (
     "CKA: linear, debiased, of all texts. Procrustes: angular distance in radians, of all texts. RSA: Spearman "
     "correlation of euclidean distances, of the sample. Neighbours by cosine, exact unless a graph given says "
     "otherwise, a text never its own. Expected: from the head's dropout alone, by closed form (CKA, cosine) or drawn "
-    "head masks (Procrustes of more than 20,000 texts: one draw). Null: random matches of the texts of the sample "
+    "head masks (Procrustes of more than 5,000 texts: one draw). Null: random matches of the texts of the sample "
     "(Procrustes: of all texts, 5 draws; second-order cosine: 10 draws). Intervals: bootstrap over texts, "
     "95 %; of CKA and Procrustes to first order."
 )

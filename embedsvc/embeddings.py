@@ -55,6 +55,7 @@ class EmbeddingSet(Result):
         self.path = path
         self.manifest = manifest
         self._source = source
+        self._kept: dict[str, Vectors] | None = None
 
     @classmethod
     def read(cls, path: str | Path, *, allow_partial: bool = False) -> Self:
@@ -205,6 +206,21 @@ class EmbeddingSet(Result):
         return np.fromiter(self._values("truncated"), np.bool_, len(self))
 
     def __getitem__(self, variant: str) -> Vectors:
+        if self._kept is None:
+            return self._read(variant)
+        variant = self.manifest.identical.get(variant, variant)
+        if variant not in self._kept:
+            self._kept[variant] = self._read(variant)
+            self._kept[variant].flags.writeable = False
+        return self._kept[variant]
+
+    def keeping(self) -> Self:
+        """The same set, which keeps the vectors it once gave: read-only, for several analyses of the same variants."""
+        made = type(self)(self.path, self.manifest, self._source)
+        made._kept = {}
+        return made
+
+    def _read(self, variant: str) -> Vectors:
         recipe = self._recipe(variant)
         vectors = np.empty((len(self), self.manifest.width(variant)), dtype=np.float32)
         start = 0

@@ -155,7 +155,7 @@ class _Task:
 
 
 def _cka(task: _Task) -> dict[str, Figure]:
-    work, draws = task.work, task.work.draws
+    work = task.work
     moments = work.moments
     k, l = work.grams[task.i], work.grams[task.j]  # noqa: E741 - Gram matrices K, L
     for side, at, gram in ((task.a, task.i, k), (task.b, task.j, l)):
@@ -186,7 +186,7 @@ def _cka(task: _Task) -> dict[str, Figure]:
             observed,
             expected,
             "closed form",
-            Range.of(resampling.permute_cka(k, l, draws.permutations, task.rng("cka"))),
+            Range.of(work.permuted_grams[:, task.i, task.j]),
             drawn.moved(observed, _narrower(work)),
         )
     }
@@ -225,14 +225,13 @@ def _rsa(task: _Task) -> dict[str, Figure]:
         if not ranks.any():
             raise NoValueError(f"all distances between texts of {side.name} are equal, so they have no order")
     observed = float(np.vdot(a, b) / np.sqrt(np.vdot(a, a) * np.vdot(b, b)))
-    null = resampling.permute_spearman(a, b, work.draws.permutations, task.rng("rsa"))
     return {
         "rsa": task.figure(
             "rsa",
             observed,
             lambda basis: task.simulation.rsa(basis.masks, work.rows),
             "simulation",
-            Range.of(null),
+            Range.of(work.permuted_ranks[:, task.i, task.j]),
             Range.of(work.rank_bootstrap[:, task.i, task.j]),
         )
     }
@@ -260,8 +259,6 @@ def _cosine(task: _Task) -> dict[str, Figure]:
 def _knn_overlap(task: _Task) -> dict[str, Figure]:
     work = task.work
     a, b = work.graphs[task.a.name], work.graphs[task.b.name]
-    matched = [_matched(b.at(work.rows), task.rng(f"match {draw}"))[0] for draw in range(work.draws.permutations)]
-    sampled = a.at(work.rows)
     figures = {}
     for k in work.ks:
         name = f"knn_overlap_{k}"
@@ -273,7 +270,7 @@ def _knn_overlap(task: _Task) -> dict[str, Figure]:
             task.spread(f"knn_excess_change_{k}", form - scores)
             return float(form.mean())
 
-        null = np.array([knn.overlap(sampled, graph, k).mean() for graph in matched])
+        null = work.permuted_overlaps[task.i, task.j, k]
         if task.basis is not None and task.basis.masks == 0:
             task.spread(f"{name}_expected", np.ones(len(scores)))
             task.spread(f"knn_excess_change_{k}", 1.0 - scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -262,6 +263,7 @@ class Graphs:
         self._identical = identical or getattr(getattr(vectors, "manifest", None), "identical", {})
         self._whole = {self._identical.get(name, name) for name in whole}
         self._graphs: dict[str, NeighborGraph] = {}
+        self._one = threading.Lock()
 
     def __getitem__(self, variant: str) -> NeighborGraph:
         graph = self._graph(self._identical.get(variant, variant))
@@ -273,18 +275,19 @@ class Graphs:
         return self._graph(variant) if self.rows is None or variant in self._whole else None
 
     def _graph(self, variant: str) -> NeighborGraph:
-        if variant not in self._graphs:
-            whole = variant in self._whole
-            self._graphs[variant] = neighbor_graph(
-                self._vectors[variant],
-                self.k,
-                metric=self.metric,
-                seed=self.seed,
-                rows=None if whole else self.rows,
-                checked=self.rows if whole else None,
-                name=variant,
-            )
-        return self._graphs[variant]
+        with self._one:  # so that two threads do not search for the same
+            if variant not in self._graphs:
+                whole = variant in self._whole
+                self._graphs[variant] = neighbor_graph(
+                    self._vectors[variant],
+                    self.k,
+                    metric=self.metric,
+                    seed=self.seed,
+                    rows=None if whole else self.rows,
+                    checked=self.rows if whole else None,
+                    name=variant,
+                )
+            return self._graphs[variant]
 
 
 def check_vectors(vectors: Vectors, name: str = "the vectors", *, first: int = 0) -> Vectors:

@@ -22,6 +22,7 @@ __all__ = [
     "Measure",
     "alignment",
     "cosine",
+    "distances",
     "knn_overlap",
     "linear_cka",
     "procrustes",
@@ -126,14 +127,13 @@ def rsa(x: Vectors, y: Vectors, *, seed: int = 0) -> float:
     ----------
     Kriegeskorte et al. (2008), doi:10.3389/neuro.06.004.2008.
     """
-    from scipy.spatial.distance import pdist
     from scipy.stats import rankdata
 
     _check_pair(x, y, least=3)
     rows = sample_rows(len(x), RSA_TEXTS, seed)
     ranks = []
     for vectors in (x, y):
-        rank = rankdata(pdist(vectors[rows].astype(np.float64)))
+        rank = rankdata(distances(vectors[rows]))
         if rank[0] == rank.min() == rank.max():
             raise NoValueError(
                 "all distances between texts are equal, so their order says nothing",
@@ -141,6 +141,25 @@ def rsa(x: Vectors, y: Vectors, *, seed: int = 0) -> float:
             )
         ranks.append(rank)
     return float(np.corrcoef(ranks)[0, 1])
+
+
+def distances(x: Vectors) -> Floats:
+    """Euclidean distances between all rows, in the order of ``scipy.spatial.distance.pdist``, shape (n(n - 1)/2,).
+
+    By products in float64, ten times as fast as one pair after the other; copies have a distance of exactly 0.
+    """
+    centred = x - x.mean(axis=0, dtype=np.float64)
+    products = centred @ centred.T
+    squares = np.diagonal(products)
+    first, second = np.triu_indices(len(x), 1)
+    both = squares[first] + squares[second]
+    apart = both - 2.0 * products[first, second]
+    # What is left of a difference of nearly equal numbers is rounding: the vectors of such pairs are subtracted.
+    near = np.flatnonzero(apart < 1e-9 * both)
+    for start in range(0, len(near), _ROWS):
+        some = near[start : start + _ROWS]
+        apart[some] = np.square(centred[first[some]] - centred[second[some]]).sum(axis=1)
+    return np.asarray(np.sqrt(apart))
 
 
 def cosine(x: Vectors, y: Vectors) -> float:

@@ -6,7 +6,6 @@ So every classifier is tested on every variant of its space, not only on its own
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
 from embedsvc.knn import check_squares, check_vectors
 from embedsvc.probes import CLASSIFIERS, METRICS, Probe
-from embedsvc.threads import each
+from embedsvc.threads import each, silenced
 from embedsvc.types import Variant, Vectors, check_seed
 from embedsvc.variants import choose, derive, space
 
@@ -28,7 +27,6 @@ __all__ = ["probe"]
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
-_MOST_TEXTS = 5_000
 _NEIGHBORS = 10
 
 
@@ -39,12 +37,13 @@ def probe(
     folds: int = 5,
     repeats: int = 4,
     level: float = 0.95,
+    max_texts: int = 5_000,
     seed: int,
 ) -> Probe:
     """Cross-validate a logistic regression and a k-NN classifier on every variant, on the same folds.
 
     The logistic regression (L2, C = 1) sees columns standardised by the training part of the fold; k-NN takes the 10
-    nearest texts by cosine. Only labelled texts are used, at most 5,000 of them.
+    nearest texts by cosine. Only labelled texts are used.
 
     Parameters
     ----------
@@ -57,6 +56,8 @@ def probe(
         From 1 on; each shuffles the texts into other folds.
     level : float
         Of the intervals, between 0 and 1.
+    max_texts : int
+        Of more labelled texts so many are drawn.
     seed : int
         Of the folds, and of the sample where there is one.
 
@@ -72,13 +73,13 @@ def probe(
     from sklearn.exceptions import ConvergenceWarning
 
     check_seed(seed)
-    if folds < 2 or repeats < 1 or not 0 < level < 1:
+    if folds < 2 or repeats < 1 or not 0 < level < 1 or max_texts < 1:
         raise SettingsError(
-            f"folds, repeats and level are {folds}, {repeats} and {level}",
-            "Expected at least 2 folds, at least 1 repeat, and a level between 0 and 1.",
+            f"folds, repeats, level and max_texts are {folds}, {repeats}, {level} and {max_texts}",
+            "Expected at least 2 folds, 1 repeat, a level between 0 and 1, and at least 1 text.",
         )
     names = choose(embeddings, variants)
-    task = _Task.of(embeddings, folds, seed)
+    task = _Task.of(embeddings, folds, max_texts, seed)
     notes = list(task.notes)
     vectors: dict[str, Vectors] = {}
     same_as: dict[str, str] = {}
@@ -91,8 +92,7 @@ def probe(
             same_as[name] = twin
 
     splits = list(task.splits(folds, repeats, seed))
-    with warnings.catch_warnings():  # here, and not in the threads: filters are those of the whole process
-        warnings.simplefilter("ignore", ConvergenceWarning)  # told below, once for all fits
+    with silenced(ConvergenceWarning):  # told below, once for all fits
         found = each(lambda split: _score_fold(task, vectors, names, *split), splits)
     scores = {key: np.stack([fold.scores[key] for fold in found], axis=-1) for key in product(CLASSIFIERS, METRICS)}
     majority = {metric: np.array([fold.majority[metric] for fold in found]) for metric in METRICS}
@@ -145,7 +145,7 @@ class _Task:
     notes: list[str]
 
     @classmethod
-    def of(cls, embeddings: EmbeddingSet, folds: int, seed: int) -> _Task:
+    def of(cls, embeddings: EmbeddingSet, folds: int, max_texts: int, seed: int) -> _Task:
         labels = embeddings.labels
         labelled = [row for row, value in enumerate(labels) if value is not None]
         if not labelled:
@@ -157,9 +157,9 @@ class _Task:
         if len(labelled) < len(labels):
             notes.append(f"{len(labelled):,} of {len(labels):,} texts have a label: only they were used.")
         rows = np.array(labelled, dtype=np.intp)
-        if len(rows) > _MOST_TEXTS:
-            sampling = f"{_MOST_TEXTS:,} of {len(rows):,} labelled texts, drawn at random"
-            rows = np.sort(np.random.default_rng(derive(seed, "probe")).choice(rows, _MOST_TEXTS, replace=False))
+        if len(rows) > max_texts:
+            sampling = f"{max_texts:,} of {len(rows):,} labelled texts, drawn at random"
+            rows = np.sort(np.random.default_rng(derive(seed, "probe")).choice(rows, max_texts, replace=False))
         wording: dict[str, int] = {}
         texts = embeddings.texts
         groups = np.array([wording.setdefault(texts[row], len(wording)) for row in rows], dtype=np.intp)

@@ -6,12 +6,13 @@ a pair of a text with itself, which only resampling makes, does not count. `weig
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedsvc import threads
 from embedsvc.threads import one_thread
 
 __all__ = [
@@ -22,10 +23,9 @@ __all__ = [
     "bootstrap_procrustes",
     "bootstrap_spearman",
     "bootstrap_weights",
-    "permute_cka",
     "permute_cosine",
     "permute_procrustes",
-    "permute_spearman",
+    "permute_squares",
     "rank_square",
     "u_centred",
 ]
@@ -88,9 +88,33 @@ def u_centred(x: NDArray[np.floating]) -> Floats:
     return np.asarray(gram)
 
 
-def permute_cka(k: Floats, l: Floats, draws: int, rng: np.random.Generator) -> Floats:  # noqa: E741 - Gram matrices K, L
-    """Debiased CKA of `u_centred` matrices under random matches of texts, shape (draws,)."""
-    return np.asarray(_permute_squares(k, l, draws, rng) / np.sqrt((k * k).sum() * (l * l).sum()))
+def permute_squares(squares: Sequence[Floats], draws: int, rng: np.random.Generator) -> Floats:
+    """Correlation of every two of several square matrices under random matches of texts, shape (draws, s, s).
+
+    Of `u_centred` matrices that is debiased CKA, of `rank_square` the Spearman correlation of distances. All pairs
+    share their permutations, so that a matrix is put in order once a draw. Entry (i, j) is for i < j; the rest is NaN.
+
+    Parameters
+    ----------
+    squares : sequence of ndarray of shape (m, m)
+        Symmetric, zero on the diagonal. One of nothing but zeros correlates with none, by 0.
+    """
+    m = len(squares[0])
+    first, second = np.triu_indices(m, 1)
+    # float32 has digits enough for a null, and half the memory traffic is half the time.
+    norms = [float(np.sqrt((square * square).sum() / 2)) for square in squares]
+    whole = [np.asarray(square / (norm or 1.0), dtype=np.float32) for square, norm in zip(squares, norms, strict=True)]
+    upper = np.stack([square[first, second] for square in whole])
+    orders = [rng.permutation(m) for _ in range(draws)]
+
+    def match(order: NDArray[np.int64]) -> Floats:
+        found = np.full((len(whole), len(whole)), np.nan)
+        at = order[first] * m + order[second]
+        for j in range(1, len(whole)):
+            found[:j, j] = upper[:j] @ whole[j].take(at)
+        return found
+
+    return np.stack(threads.each(match, orders))
 
 
 def bootstrap_cka(k: Floats, l: Floats, weights: Floats) -> Floats:  # noqa: E741 - as above
@@ -106,11 +130,6 @@ def rank_square(ranks: Floats, m: int) -> Floats:
     square = np.zeros((m, m))
     square[np.triu_indices(m, 1)] = ranks - ranks.mean()
     return square + square.T
-
-
-def permute_spearman(a: Floats, b: Floats, draws: int, rng: np.random.Generator) -> Floats:
-    """Spearman correlation of distances, given as `rank_square`, under random matches of texts, shape (draws,)."""
-    return np.asarray(_permute_squares(a, b, draws, rng) / np.sqrt((a * a).sum() * (b * b).sum()))
 
 
 def bootstrap_spearman(distances: list[Floats], m: int, weights: Floats) -> Floats:
@@ -132,22 +151,22 @@ def bootstrap_spearman(distances: list[Floats], m: int, weights: Floats) -> Floa
     # Equal distances share a group, and a group its middle rank; groups in ascending order make ranks by a sum. So many
     # groups of equal size stand for single ranks to 1e-7 of the correlation, and their sums stay in the cache.
     groups = [_groups(values) for values in distances]
-    result = np.empty((len(weights), len(distances), len(distances)))
-    ranks = np.empty((len(distances), len(first)))
-    for draw, weight in enumerate(weights):
+
+    def resample(weight: Floats) -> Floats:
         pairs = weight[first] * weight[second]
         total = pairs.sum()
         if total == 0:  # copies of one text
-            result[draw] = np.nan
-            continue
+            return np.full((len(distances), len(distances)), np.nan)
+        ranks = np.empty((len(distances), len(first)))
         for row, group in enumerate(groups):
             sizes = np.bincount(group, weights=pairs)
             ranks[row] = (np.cumsum(sizes) - sizes / 2)[group]
             ranks[row] -= (ranks[row] @ pairs) / total
         products = (ranks * pairs) @ ranks.T
         own = np.diagonal(products)
-        result[draw] = _ratios(products, np.outer(own, own))
-    return result
+        return _ratios(products, np.outer(own, own))
+
+    return np.stack(threads.each(resample, weights))
 
 
 def permute_cosine(x: NDArray[np.float32], y: NDArray[np.float32], draws: int, rng: np.random.Generator) -> Floats:
@@ -213,18 +232,6 @@ def _groups(values: Floats) -> NDArray[np.int32]:
 
     ranks = rankdata(values)
     return np.asarray(np.minimum(ranks * (_GROUPS / len(values)), _GROUPS - 1), dtype=np.int32)
-
-
-def _permute_squares(a: Floats, b: Floats, draws: int, rng: np.random.Generator) -> Floats:
-    rows, matched = np.empty_like(b), np.empty_like(b)
-    result = np.empty(draws)
-    for draw in range(draws):
-        order = rng.permutation(len(a))
-        np.take(b, order, axis=0, out=rows, mode="clip")
-        np.take(rows, order, axis=1, out=matched, mode="clip")
-        # Not vdot: BLAS would start threads for what takes a millisecond, and wait for them on a busy machine.
-        result[draw] = np.einsum("ij,ij->", a, matched)
-    return result
 
 
 def _weighted(square: Floats, weights: Floats) -> Floats:

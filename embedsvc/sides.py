@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import knn, metrics, resampling
+from embedsvc import knn, metrics, resampling, threads
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
 from embedsvc.knn import Graphs, NeighborGraph
@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 
 _ALL_TEXTS = 20_000  # up to here the neighbours of every text are found, above those of the sample: exactly in any case
 _ROWS = 4096
+_TABLE = 100_000_000  # cells of two bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +177,7 @@ class Work:
     @cached_property
     def distances(self) -> list[Floats]:
         """Distances between the texts of the sample, for each side."""
-        from scipy.spatial.distance import pdist
-
-        return [pdist(self.sampled(i).astype(np.float64)) for i in range(len(self.sides))]
+        return [metrics.distances(self.sampled(i)) for i in range(len(self.sides))]
 
     @cached_property
     def ranks(self) -> list[Floats]:
@@ -186,6 +185,53 @@ class Work:
         from scipy.stats import rankdata
 
         return [resampling.rank_square(rankdata(values), len(self.rows)) for values in self.distances]
+
+    @cached_property
+    def permuted_grams(self) -> Floats:
+        """CKA of every two sides under random matches, see `resampling.permute_squares`."""
+        return resampling.permute_squares(self.grams, self.draws.permutations, self.draws.rng("cka"))
+
+    @cached_property
+    def permuted_ranks(self) -> Floats:
+        """RSA of every two sides under random matches."""
+        return resampling.permute_squares(self.ranks, self.draws.permutations, self.draws.rng("rsa"))
+
+    @cached_property
+    def permuted_overlaps(self) -> dict[tuple[int, int, int], Floats]:
+        """Mean k-NN overlap under random matches, by the numbers of two sides and k; shape (draws,).
+
+        The sample's texts are matched among themselves, since only their neighbours are known.
+        """
+        graphs = [self.graphs[side.name].at(self.rows) for side in self.sides]
+        draws, n, most = self.draws.permutations, len(self.ids), max(self.ks)
+        pairs = [(i, j, k) for j in range(len(graphs)) for i in range(j) for k in self.ks]
+        shared = {key: np.zeros(draws) for key in pairs}
+        rest = np.setdiff1d(np.arange(n), self.rows, assume_unique=True)
+        rows = max(1, _TABLE // (n * len(graphs)))  # whose neighbours are looked up at a time
+
+        def match(draw: int, start: int, places: list[NDArray[np.uint16]]) -> None:
+            rng = self.draws.rng("match", draw)
+            shuffled = rng.permutation(len(self.rows))
+            back = np.empty(n, dtype=np.int32)
+            back[self.rows[shuffled]], back[rng.permutation(rest)] = self.rows, rest
+            some = shuffled[start : start + rows]
+            at = np.arange(len(some))[:, None]
+            for j, graph in enumerate(graphs):
+                matched = back[graph.indices[some, :most]]
+                for i in range(j):
+                    place = places[i][at, matched]
+                    for k in self.ks:
+                        shared[i, j, k][draw] += np.count_nonzero(place[:, :k] <= k)
+
+        for start in range(0, len(self.rows), rows):
+            places = []
+            for graph in graphs:
+                near = graph.indices[start : start + rows, :most]
+                place = np.full((len(near), n), most + 1, np.uint16)  # of each text among the neighbours of each row
+                np.put_along_axis(place, near.astype(np.int64), np.arange(1, most + 1, dtype=np.uint16)[None], axis=1)
+                places.append(place)
+            threads.each(lambda draw: match(draw, start, places), range(draws))  # noqa: B023 - over before the next
+        return {(i, j, k): found / (k * len(self.rows)) for (i, j, k), found in shared.items()}
 
     @cached_property
     def weights(self) -> Floats:

@@ -23,7 +23,7 @@ __all__ = ["Mechanism", "Simulation", "mechanism"]
 Floats = NDArray[np.float64]
 T = TypeVar("T", float, Floats)
 
-_MANY = 20_000
+_MANY = 5_000
 _PRE, _POST = "pre_dropout", "post_dropout"
 
 
@@ -135,7 +135,7 @@ class Simulation:
         return np.asarray(self._known["cosines", count])
 
     def procrustes(self, count: int) -> float:
-        """Mean angular distance; of more than 20,000 texts it hardly differs between draws, so that one will do."""
+        """Mean angular distance; of more than 5,000 texts it hardly differs between draws, so that one will do."""
         key = ("procrustes", count)
         if len(self.base) > _MANY and key not in self._known:
             self._known[key] = self._angle(*next(self.pairs(count)))

@@ -247,29 +247,39 @@ class HeadTally:
         if head.kernel is not None:
             weights = pre[:, :, None] * head.kernel * np.float32(1.0 / (1.0 - head.rate))
         self._factors = np.concatenate([np.square(self._unit, dtype=np.float32)[:, :, None], weights], axis=2)
+        self._ahead = np.empty((0, *pre.shape), dtype=np.bool_)  # masks of the passes to come
 
-    def draw(self, passes: int) -> None:
-        """So many further passes."""
+    def draw(self, passes: int, *, more: int = 0) -> None:
+        """So many further passes; that `more` will be asked for later makes a longer run of masks, which costs less."""
         end = self.passes + passes
         n, width = self._pre.shape
         while self.passes < end:
-            count = min(end - self.passes, max(1, _CELLS // max(1, n * width)))
-            drawn = range(self.passes, self.passes + count)
-            site, rate = masks.HEAD_SITE, self._head.rate
-            kept = masks.keep(self._keys, seed=self._seed, passes=drawn, site=site, units=width, rate=rate)
+            if not len(self._ahead):
+                count = min(end + more - self.passes, max(1, _CELLS // max(1, n * width)))
+                self._ahead = masks.keep(
+                    self._keys,
+                    seed=self._seed,
+                    passes=range(self.passes, self.passes + count),
+                    site=masks.HEAD_SITE,
+                    units=width,
+                    rate=self._head.rate,
+                )
+            kept, self._ahead = np.split(self._ahead, [end - self.passes])
             self._add(kept)
-            self.passes += count
+            self.passes += len(kept)
 
     def _add(self, kept: NDArray[np.bool_]) -> None:
         mask = np.empty((kept.shape[1], kept.shape[0], kept.shape[2]), dtype=np.float32)  # (n, passes, width)
         np.copyto(mask, kept.swapaxes(0, 1))
         products = np.matmul(mask, self._factors)
-        self._kept += mask.sum(axis=1).astype(np.int64)
         # cos(x, x ∘ m)² is the share of the energy of x that m keeps.
         cosines = np.sqrt(np.clip(products[:, :, 0], 0.0, 1.0))
         self._cosines += cosines.sum(axis=1, dtype=np.float64)
         weights = np.divide(1.0, cosines, out=np.zeros_like(cosines), where=cosines > 0)
-        self._directions += np.matmul(weights[:, None, :], mask)[:, 0]
+        # One product for both sums; of at most 2**24 passes at a time counts are exact in float32.
+        sums = np.matmul(np.stack([weights, np.ones_like(weights)], axis=1), mask)
+        self._directions += sums[:, 0]
+        self._kept += sums[:, 1].astype(np.int64)
         self._with_length += (cosines > 0).sum(axis=1)
         if self.classes is not None:
             logits = products[:, :, 1:].swapaxes(0, 1)
@@ -301,7 +311,7 @@ def draw_until(tally: HeadTally, grid: Sequence[int]) -> Floats:
     """Draw up to each number of passes in turn; `HeadTally.cosine_of_mean` at each, shape (len(grid), n)."""
     curve = []
     for passes in grid:
-        tally.draw(passes - tally.passes)
+        tally.draw(passes - tally.passes, more=grid[-1] - passes)
         curve.append(tally.cosine_of_mean())
     return np.stack(curve)
 

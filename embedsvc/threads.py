@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, TypeVar
 
-__all__ = ["each", "one_thread"]
+__all__ = ["each", "one_thread", "silenced"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -31,6 +33,37 @@ def one_thread(only: Literal["blas", "openmp"] | None = None) -> AbstractContext
 
     limits: AbstractContextManager[object] = threadpool_limits(1, user_api=only)
     return limits
+
+
+@contextmanager
+def silenced(*categories: type[Warning], module: str = "") -> Iterator[None]:
+    """No such warnings for the while, nor any from modules whose names match, in whatever thread.
+
+    ``warnings.catch_warnings`` changes the filters of the whole process, and two threads that leave it in another order
+    than they entered it leave the wrong ones behind. Here the last to leave restores what the first found.
+    """
+    global _silencers, _found
+    with _FILTERS:
+        if not _silencers:
+            _found = warnings.catch_warnings()
+            _found.__enter__()
+        _silencers += 1
+        for category in categories:
+            warnings.simplefilter("ignore", category)
+        if module:
+            warnings.filterwarnings("ignore", module=module)
+    try:
+        yield
+    finally:
+        with _FILTERS:
+            _silencers -= 1
+            if not _silencers:
+                _found.__exit__(None, None, None)
+
+
+_FILTERS = threading.Lock()
+_silencers = 0
+_found: warnings.catch_warnings[None]
 
 
 def _processors() -> int:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +27,7 @@ from embedsvc.errors import MissingExtraError, SettingsError
 from embedsvc.knn import NeighborGraph, check_vectors, neighbor_graph, unit_rows
 from embedsvc.nearest import nearest
 from embedsvc.projectors import Layout, Method, Request
+from embedsvc.threads import silenced
 from embedsvc.types import Vectors
 from embedsvc.variants import derive
 
@@ -135,6 +136,11 @@ def import_umap() -> Any:  # noqa: ANN401 - the module has no types
         finally:
             if hide:
                 del sys.modules[hidden]
+        # An epoch touches no Python object, but numba keeps other threads waiting unless it is told. Must come before
+        # the first fit, which compiles it; where a version has no such function, others wait and nothing else changes.
+        epoch = getattr(umap.layouts, "_nb_optimize_layout_euclidean_single_epoch", None)
+        if epoch is not None and not epoch.signatures:
+            epoch.targetoptions["nogil"] = True
     return umap
 
 
@@ -229,12 +235,9 @@ def _made(kind: type, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the 
         raise SettingsError(f"{kind.__name__} does not take these parameters: {error}") from error
 
 
-@contextmanager
-def _foreign_warnings() -> Iterator[None]:
+def _foreign_warnings() -> AbstractContextManager[None]:
     """Silence for what umap says of itself: one thread under a seed, no index with precomputed neighbours …"""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"umap\.")
-        yield
+    return silenced(module=r"umap\.")
 
 
 UMAP = Method(umap, metric="cosine", fewest_texts=4, neighborhoods=True, independent=True)

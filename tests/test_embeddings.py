@@ -74,6 +74,17 @@ def test_changing_what_was_read_changes_nothing_else(embeddings):
     np.testing.assert_array_equal(embeddings["pre_dropout.inference"], before)
 
 
+def test_a_set_that_keeps_gives_the_same_vectors_once_and_read_only(embeddings):
+    keeping = embeddings.keeping()
+    for name in embeddings.variants:
+        np.testing.assert_array_equal(keeping[name], embeddings[name])
+        assert keeping[name] is keeping[name]
+    assert keeping["post_dropout.inference"] is keeping["pre_dropout.inference"]
+    with pytest.raises(ValueError, match="read-only"):
+        keeping["pre_dropout.inference"][0] = 0
+    assert embeddings["pre_dropout.inference"] is not embeddings["pre_dropout.inference"]
+
+
 def test_columns_beside_the_vectors_are_there(embeddings):
     every = honest_blocks(N)
     assert len(embeddings) == N

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
 from scipy.stats import ortho_group, spearmanr
 
 from embedsvc import metrics
 from embedsvc.errors import DegenerateInputError, SettingsError
 from embedsvc.knn import neighbor_graph, unit_rows
-from embedsvc.metrics import METRICS, linear_cka, procrustes, rsa, uniformity
+from embedsvc.metrics import METRICS, distances, linear_cka, procrustes, rsa, uniformity
 from embedsvc.moments import moments
 
 RNG = np.random.default_rng(8)
@@ -86,6 +87,14 @@ def test_rsa_is_the_rank_correlation_of_distances():
     upper = np.triu_indices(120, 1)
     distances = [np.linalg.norm(v[:, None].astype(float) - v[None], axis=2)[upper] for v in (X, Y)]
     assert rsa(X, Y) == pytest.approx(spearmanr(*distances).statistic, abs=1e-6)
+
+
+def test_distances_are_those_of_scipy_and_copies_have_none():
+    x = (1000 + np.random.default_rng(0).standard_normal((80, 5))).astype(np.float32)
+    x[3] = x[40]
+    found = distances(x)
+    assert found == pytest.approx(pdist(x.astype(float)), rel=1e-7)
+    assert np.count_nonzero(found == 0) == 1
 
 
 def test_rsa_samples_many_texts(monkeypatch):

@@ -271,9 +271,8 @@ def test_constant_columns_and_zero_vectors_do_no_harm(tmp_path):
     assert found.estimate("logistic", "accuracy", PRE).mean > 0.6
 
 
-def test_of_many_texts_a_sample_is_used_and_said(embeddings, monkeypatch):
-    monkeypatch.setattr(probing, "_MOST_TEXTS", 90)
-    found = probe(embeddings, variants=[PRE], **QUICK)
+def test_of_many_texts_a_sample_is_used_and_said(embeddings):
+    found = probe(embeddings, variants=[PRE], max_texts=90, **QUICK)
     assert found.n_used == 90
     assert found.sampling == "90 of 150 labelled texts, drawn at random"
 

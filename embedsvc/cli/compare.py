@@ -51,7 +51,7 @@ _DEFAULT = "cka,procrustes,rsa,cosine,knn_overlap,second_order_cosine"  # `compa
     "--simulations",
     type=click.IntRange(min=2),
     metavar="N",
-    help="Head masks drawn for what dropout alone would do. [default: 4; 2 above 20,000 texts]",
+    help="Head masks drawn for what dropout alone would do. [default: 4; 2 above 5,000 texts]",
 )
 @click.option(
     "--sample",

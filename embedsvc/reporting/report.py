@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -24,6 +26,7 @@ from embedsvc.reporting.findings import Beside, Evidence, Verdict
 from embedsvc.reporting.topics import topics
 from embedsvc.reporting.verdict import verdict
 from embedsvc.results import Columns, Result
+from embedsvc.threads import one_thread, silenced
 from embedsvc.types import Mode, Variant, check_seed
 from embedsvc.uncertainty import stability
 from embedsvc.variability import Stability
@@ -36,10 +39,12 @@ T = TypeVar("T")
 
 _KS = (10, 50)
 _MAP_NEIGHBORS = 15  # UMAP counts the text itself
-_ALL_TEXTS = 5_000  # up to here the neighbours of every text are found
+_ALL_TEXTS = 10_000  # up to here the neighbours of every text are found
 _NEIGHBOR_PASSES = 2  # each is a graph of its own
 _SAMPLED = 2_000  # above, those of so many texts
 _FEW_LABELS = 2_000  # up to here cross-validation is repeated
+_FEW_TEXTS = 5_000  # up to here clusters, classifiers and maps are tested as thoroughly as by their own commands
+_PROBED = 3_000
 _OF_DROPOUT = ("pre_dropout.inference", "post_dropout.inference", "post_dropout.training.0", "post_dropout.head.0")
 _OF_TWO = (*_OF_DROPOUT, f"{OTHER}pre_dropout.inference", f"{OTHER}post_dropout.training.0")
 _MOST_VARIANTS = 8  # the work and the matrix grow with the square of their number
@@ -200,8 +205,9 @@ def report(
     """Compare, cluster, project, measure stability and probe, each once, and draw the verdict.
 
     Analyses that the set does not allow (no labels, no second variant, a package not installed) are left out, and the
-    report says why. Neighbour graphs are computed once a variant: of all texts up to 5,000, above of 2,000 sampled
-    ones among all, and of all texts of the variant that a map is fitted on.
+    report says why. Neighbour graphs are computed once a variant: of all texts up to 10,000, above of 2,000 sampled
+    ones among all, and of all texts of the variant that a map is fitted on. Analyses run side by side; what they give
+    does not depend on that.
 
     Parameters
     ----------
@@ -249,33 +255,58 @@ def report(
         raise SettingsError(f"k is {k}, expected 1 or more")
     names = choose(embeddings, variants)
     names = names if variants is not None else names[:_MOST_VARIANTS]
+    embeddings = embeddings.keeping()
     for name in names:
         check_vectors(embeddings[name], name)
     k = min(k, max(1, n // 5))  # chance alone would give 20 % of them
     ks = tuple(sorted({k, *(each for each in _KS if k < each < n / 2)}))
     work = _Work(embeddings, names, seed, told)
     graphs = work.graphs(min(max(*ks, _MAP_NEIGHBORS - 1), n - 1))
-    compared = work.attempt("similarity", "Comparing variants", lambda: _compared(embeddings, names, ks, seed, graphs))
-    clustered = work.attempt(
-        "clustering",
-        "Clustering",
-        lambda: cluster(embeddings, method=cluster_method, k=clusters, variants=names, seed=seed),
-    )
-    varied = work.attempt(
-        "stability",
-        "Drawing passes",
-        lambda: stability(
-            embeddings,
-            passes=passes,
-            k=k,
-            neighbor_passes=_NEIGHBOR_PASSES,
-            cluster_passes=0,
-            clustering=clustered,
-            graphs=graphs,
-        ),
-    )
-    probed = work.attempt("classification", "Probing labels", lambda: _probed(embeddings, names, seed))
-    projections = work.projections(map_method, graphs)
+    few = n <= _FEW_TEXTS
+
+    def clustered_then_varied() -> tuple[Clustering | None, Stability | None]:
+        clustered = work.attempt(
+            "clustering",
+            "Clustering",
+            lambda: cluster(
+                embeddings,
+                method=cluster_method,
+                k=clusters,
+                variants=names,
+                n_resamples=20 if few else 10,
+                n_passes=10 if few else 5,
+                seed=seed,
+            ),
+        )
+        varied = work.attempt(
+            "stability",
+            "Drawing passes",
+            lambda: stability(
+                embeddings,
+                passes=passes,
+                k=k,
+                neighbor_passes=_NEIGHBOR_PASSES,
+                cluster_passes=0,
+                clustering=clustered,
+                graphs=graphs,
+            ),
+        )
+        return clustered, varied
+
+    with work.lanes() as lane:
+        # The map first: it takes longest, in one thread.
+        mapping = lane(lambda: work.projections(map_method, graphs))
+        comparing = lane(
+            lambda: work.attempt(
+                "similarity", "Comparing variants", lambda: _compared(embeddings, names, ks, seed, graphs)
+            )
+        )
+        clustering = lane(clustered_then_varied)
+        probing = lane(
+            lambda: work.attempt("classification", "Probing labels", lambda: _probed(embeddings, names, seed))
+        )
+    projections, compared, probed = mapping.result(), comparing.result(), probing.result()
+    clustered, varied = clustering.result()
     same = {} if compared is None else compared.identical
     others = [name for name in names[1:] if name not in same]
     focus = _focus(others)
@@ -331,6 +362,15 @@ class _Work:
             self.absent[name] = str(error).replace("\n", " ")
             return None
 
+    @contextmanager
+    def lanes(self) -> Iterator[Callable[[Callable[[], T]], Future[T]]]:
+        """Two analyses at a time, each in a thread; what takes a processor for itself leaves the other to the rest.
+
+        What is set for the whole process is set here, around them: two threads would set it back in any order.
+        """
+        with one_thread(), silenced(module=r"umap\."), ThreadPoolExecutor(2) as pool:
+            yield pool.submit
+
     def graphs(self, k: int) -> Graphs:
         """Neighbours in every variant, found when asked for."""
         n, rows = len(self.embeddings), None
@@ -353,6 +393,7 @@ class _Work:
                     variants=same,
                     seed=self.seed,
                     n_neighbors=_MAP_NEIGHBORS,
+                    quality_texts=3_000 if len(self.embeddings) <= _FEW_TEXTS else 2_000,
                     graphs=graphs,
                 )
 
@@ -387,7 +428,8 @@ def _probed(embeddings: EmbeddingSet, names: tuple[str, ...], seed: int) -> Prob
         raise SettingsError("no text has a label")
     # Many texts have narrow intervals without shuffling them again, and each repeat took a minute for 20,000.
     labelled = sum(label is not None for label in embeddings.labels)
-    return probe(embeddings, variants=names, repeats=4 if labelled <= _FEW_LABELS else 1, seed=seed)
+    few = labelled <= _FEW_LABELS
+    return probe(embeddings, variants=names, repeats=4 if few else 1, max_texts=_PROBED, seed=seed)
 
 
 def _focus(others: Sequence[str]) -> str | None:

@@ -1,0 +1,36 @@
+"""Threads that share warnings' filters and the limits of BLAS, which belong to the whole process."""
+
+import threading
+import warnings
+
+from embedsvc.threads import each, silenced
+
+
+def test_each_keeps_the_order():
+    assert each(lambda item: item**2, range(20)) == [item**2 for item in range(20)]
+
+
+def test_what_is_silenced_is_silent_until_the_last_thread_is_done():
+    before = list(warnings.filters)
+    entered, left = threading.Event(), threading.Event()
+
+    def other():
+        with silenced(FutureWarning):
+            entered.set()
+            left.wait(10)
+            warnings.warn("told under the filter of the first", UserWarning, stacklevel=1)
+
+    with silenced(UserWarning):
+        thread = threading.Thread(target=other)
+        thread.start()
+        entered.wait(10)
+        warnings.warn("told", UserWarning, stacklevel=1)
+    left.set()
+    thread.join()
+    assert warnings.filters == before
+
+
+def test_a_module_is_silenced_by_its_name():
+    with silenced(module=r".*test_threads"), warnings.catch_warnings(record=True) as caught:
+        warnings.warn("told", UserWarning, stacklevel=1)
+    assert not caught
