@@ -333,7 +333,7 @@ _METHOD = (
     "otherwise, a text never its own. Expected: from the head's dropout alone, by closed form (CKA, cosine) or drawn "
     "head masks (Procrustes of more than 5,000 texts: one draw). Null: random matches of the texts of the sample "
     "(Procrustes: of all texts, 5 draws; second-order cosine: 10 draws). Intervals: bootstrap over texts, "
-    "95 %; of CKA and Procrustes to first order."
+    "95 %; of CKA, Procrustes and RSA to first order, RSA's from 500 texts of the sample."
 )
 
 

@@ -232,7 +232,7 @@ def _rsa(task: _Task) -> dict[str, Figure]:
             lambda basis: task.simulation.rsa(basis.masks, work.rows),
             "simulation",
             Range.of(work.permuted_ranks[:, task.i, task.j]),
-            Range.of(work.rank_bootstrap[:, task.i, task.j]),
+            Range.of(observed + work.rank_bootstrap[:, task.i, task.j]),
         )
     }
 

@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 
 _ALL_TEXTS = 20_000  # up to here the neighbours of every text are found, above those of the sample: exactly in any case
 _ROWS = 4096
+_RANKED = 500  # texts that the interval of RSA is drawn from
 _TABLE = 100_000_000  # cells of two bytes
 
 
@@ -240,8 +241,23 @@ class Work:
 
     @cached_property
     def rank_bootstrap(self) -> Floats:
-        """RSA of every pair for each draw."""
-        return resampling.bootstrap_spearman(self.distances, len(self.rows), self.weights)
+        """How far RSA of every pair is from itself for each draw of texts, shape (draws, s, s).
+
+        Ranks are taken anew for each draw and pairs grow with the square of the texts: of many texts some are drawn
+        from, and their spread is that of all by the root of their share.
+        """
+        m = len(self.rows)
+        some = np.sort(self.draws.rng("ranks").choice(m, min(m, _RANKED), replace=False))
+        distances = (
+            self.distances
+            if len(some) == m
+            else [metrics.distances(self.sampled(i)[some]) for i in range(len(self.sides))]
+        )
+        weights = resampling.bootstrap_weights(len(some), self.draws.bootstrap, self.draws.rng("weights"))
+        drawn = resampling.bootstrap_spearman(distances, len(some), weights)
+        return (drawn - resampling.bootstrap_spearman(distances, len(some), np.ones((1, len(some))))) * np.sqrt(
+            len(some) / m
+        )
 
     def mean_interval(self, scores: Floats) -> Range:
         """Interval of the mean of per-text scores."""

@@ -27,7 +27,7 @@ from embedsvc.errors import MissingExtraError, SettingsError
 from embedsvc.knn import NeighborGraph, check_vectors, neighbor_graph, unit_rows
 from embedsvc.nearest import nearest
 from embedsvc.projectors import Layout, Method, Request
-from embedsvc.threads import silenced
+from embedsvc.threads import each, silenced
 from embedsvc.types import Vectors
 from embedsvc.variants import derive
 
@@ -174,13 +174,16 @@ def _search(points: Vectors, graph: NeighborGraph, k: int) -> _Search:
 
     def search(queries: Vectors) -> tuple[Indices, Distances]:
         indices, distances = np.empty((len(points), k), np.int32), np.empty((len(points), k), np.float32)
-        step = max(1, 16_000_000 // near[0].size // points.shape[1])  # 64 MB of neighbours at a time
-        for start in range(0, len(points), step):
+        step = max(1, 2_000_000 // near[0].size // points.shape[1])  # 8 MB of neighbours: they are read again
+
+        def look(start: int) -> None:
             cut = slice(start, start + step)
             cosines = np.matmul(points[near[cut]], queries[cut, :, None])[:, :, 0]
             best = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
             indices[cut] = np.take_along_axis(near[cut], best, axis=1)
             distances[cut] = np.maximum(1.0 - np.take_along_axis(cosines, best, axis=1), 0.0)
+
+        each(look, range(0, len(points), step))
         return indices, distances
 
     return search
