@@ -254,10 +254,10 @@ class Work:
             else [metrics.distances(self.sampled(i)[some]) for i in range(len(self.sides))]
         )
         weights = resampling.bootstrap_weights(len(some), self.draws.bootstrap, self.draws.rng("weights"))
-        drawn = resampling.bootstrap_spearman(distances, len(some), weights)
-        return (drawn - resampling.bootstrap_spearman(distances, len(some), np.ones((1, len(some))))) * np.sqrt(
-            len(some) / m
+        drawn, whole = (
+            resampling.bootstrap_spearman(distances, len(some), each) for each in (weights, np.ones((1, len(some))))
         )
+        return np.asarray((drawn - whole) * np.sqrt(len(some) / m))
 
     def mean_interval(self, scores: Floats) -> Range:
         """Interval of the mean of per-text scores."""

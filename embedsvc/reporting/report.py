@@ -47,6 +47,7 @@ _FEW_TEXTS = 5_000  # up to here clusters, classifiers and maps are tested as th
 _PROBED = 3_000
 _OF_DROPOUT = ("pre_dropout.inference", "post_dropout.inference", "post_dropout.training.0", "post_dropout.head.0")
 _OF_TWO = (*_OF_DROPOUT, f"{OTHER}pre_dropout.inference", f"{OTHER}post_dropout.training.0")
+_ANALYSES = ("similarity", "clustering", "stability", "classification", "visualisation")
 _MOST_VARIANTS = 8  # the work and the matrix grow with the square of their number
 
 
@@ -305,8 +306,10 @@ def report(
         probing = lane(
             lambda: work.attempt("classification", "Probing labels", lambda: _probed(embeddings, names, seed))
         )
-    projections, compared, probed = mapping.result(), comparing.result(), probing.result()
-    clustered, varied = clustering.result()
+        projections, compared, probed = mapping.result(), comparing.result(), probing.result()
+        clustered, varied = clustering.result()
+    # In one order, whichever thread was first.
+    absent = {name: work.absent[name] for name in _ANALYSES if name in work.absent}
     same = {} if compared is None else compared.identical
     others = [name for name in names[1:] if name not in same]
     focus = _focus(others)
@@ -320,7 +323,7 @@ def report(
         projections=projections,
         stability=varied,
         probe=probed,
-        absent=work.absent,
+        absent=absent,
     )
     return Report(
         facts=_facts(embeddings, path),
@@ -335,7 +338,7 @@ def report(
         topics={} if clustered is None else topics(embeddings.texts, clustered.reference.labels),
         evidence=evidence,
         verdict=verdict(evidence),
-        absent=work.absent,
+        absent=absent,
         ids=embeddings.ids,
         texts=embeddings.texts,
         labels=embeddings.labels,
@@ -369,7 +372,11 @@ class _Work:
         What is set for the whole process is set here, around them: two threads would set it back in any order.
         """
         with one_thread(), silenced(module=r"umap\."), ThreadPoolExecutor(2) as pool:
-            yield pool.submit
+            try:
+                yield pool.submit
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # who interrupts a report wants no more begun
+                raise
 
     def graphs(self, k: int) -> Graphs:
         """Neighbours in every variant, found when asked for."""
