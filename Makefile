@@ -10,7 +10,8 @@ WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 4 ? n : 4 ))
 LOCKS := requirements/tools.lock requirements/install pyproject.toml
 
 demo: $(VENV)/.run
-	$(BIN)/embedsvc extract examples/texts.csv -o demo/variants.parquet --modes inference,training,head --passes 4 --seed 7
+	$(BIN)/embedsvc extract examples/texts.csv --id-column id -o demo/variants.parquet \
+	    --modes inference,training,head --passes 4 --seed 7
 
 test: $(VENV)/.test
 	$(BIN)/ruff format --check --quiet .

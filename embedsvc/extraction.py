@@ -26,6 +26,7 @@ from embedsvc import batching, masks
 from embedsvc.errors import SettingsError
 from embedsvc.manifest import Manifest
 from embedsvc.occupancy import Occupancy
+from embedsvc.results import Columns, Result
 from embedsvc.types import Block, Mode, Pass, Text, Variant, Vectors, named_fields
 
 if TYPE_CHECKING:
@@ -126,8 +127,8 @@ class Settings:
         return cls(**named_fields(cls, values) | {"passes": passes, "seed": seed})
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+@dataclass(frozen=True, slots=True, repr=False)
+class Summary(Result):
     """What a run did.
 
     Attributes
@@ -156,6 +157,25 @@ class Summary:
     load_seconds: float
     waiting: float | None
     rejected_path: Path | None
+
+    def _facts(self) -> dict[str, object]:
+        manifest = self.manifest
+        facts: dict[str, object] = {
+            "set": self.path,
+            "texts": manifest.rows,
+            "new": self.new_rows,
+            "tokens": manifest.tokens,
+        }
+        facts |= {"truncated": manifest.truncated, "skipped": manifest.rejected, "model": manifest.model.uri}
+        return facts | {"seconds": self.seconds}
+
+    def _table(self) -> Columns:
+        """A row for each variant: whether it is stored, and what it is where it is not."""
+        manifest = self.manifest
+        kinds = dict.fromkeys(manifest.stored, "stored")
+        kinds |= {name: f"is {other}, bit for bit" for name, other in manifest.identical.items()}
+        kinds |= dict.fromkeys(manifest.virtual, "drawn when read")
+        return {"variant": manifest.variants, "how": [kinds[name] for name in manifest.variants]}
 
 
 def describe(encoder: Encoder, settings: Settings, sources: Iterable[dict[str, object]] = ()) -> Manifest:

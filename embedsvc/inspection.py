@@ -16,6 +16,7 @@ from embedsvc import masks
 from embedsvc.losses import Ending, Fit, fit
 from embedsvc.models.base import Encoder, LoadOptions
 from embedsvc.models.observation import OBSERVED_TEXT, Observable, Observation, observe_head
+from embedsvc.results import Columns, Result
 from embedsvc.types import DropoutSite, Mode, ModelSpec, Pass, Vectors
 
 __all__ = ["InspectedSite", "Inspection", "inspect"]
@@ -55,8 +56,8 @@ class InspectedSite:
     seen: str
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
+@dataclass(frozen=True, slots=True, repr=False)
+class Inspection(Result):
     """What `inspect` found.
 
     Attributes
@@ -77,6 +78,18 @@ class Inspection:
     ending: Ending
     fit: Fit
     notes: tuple[str, ...]
+
+    def _facts(self) -> dict[str, object]:
+        spec, ending = self.spec, self.ending
+        fits = {True: "yes", False: "NO", None: "cannot say"}[self.fit.fits]
+        facts: dict[str, object] = {"model": spec.uri, "taps": len(spec.taps), "dropouts": len(self.sites)}
+        facts |= {"reads tokens": spec.max_tokens, "masks": spec.masks, "classes": ending.units}
+        return facts | {"loss fits the head": f"{fits}: {self.fit.what}"}
+
+    def _table(self) -> Columns:
+        """A row for each dropout site, the head's first."""
+        sites = [asdict(site) | {"modes": ", ".join(site.modes)} for site in self.sites]
+        return {name: [site[name] for site in sites] for name in asdict(self.sites[0])} if sites else {"path": []}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for ``--json``."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from embedsvc.colors import BLUE, GREY, RED, Colored, by_group, by_score
 from embedsvc.errors import MissingExtraError, SettingsError
 
-__all__ = ["MplFigure", "canvas", "clean", "colored", "curve", "intervals", "maps", "matrix"]
+__all__ = ["MplFigure", "canvas", "clean", "colored", "curve", "intervals", "losses", "maps", "matrix"]
 
 MplFigure = Any  # matplotlib has no types here
 Floats = NDArray[np.float64]
@@ -112,6 +112,18 @@ def curve(
     axes.minorticks_off()
     axes.set_xlabel("passes averaged, T")
     axes.set_ylabel("cosine with pre_dropout")
+    axes.legend(fontsize=8, frameon=False)
+    clean(axes)
+
+
+def losses(figure: MplFigure, curves: Mapping[str, Sequence[float]], *, kept: int) -> None:
+    """Curves by epoch, from 1; the epoch that was kept, counted from 0, is marked."""
+    axes = figure.subplots()
+    for (name, values), color in zip(curves.items(), (GREY, BLUE), strict=True):
+        axes.plot(range(1, len(values) + 1), values, "o-", color=color, markersize=3, label=name.replace("_", " "))
+    axes.axvline(kept + 1, color=RED, linestyle="--", linewidth=1, label="kept")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("epoch")
     axes.legend(fontsize=8, frameon=False)
     clean(axes)
 

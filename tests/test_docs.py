@@ -19,9 +19,11 @@ import embedsvc
 from embedsvc import catalog, clusterers, exporting, formats, metrics, projection
 from embedsvc.cli import cli
 from embedsvc.jobs import engines
+from embedsvc.models import engines as encoders
 from embedsvc.models import load, network
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.fake import FakeEncoder
+from embedsvc.models.recurrent import policy
 from embedsvc.reporting import renderers
 from embedsvc.texts import base as readers
 from embedsvc.types import Mode
@@ -73,8 +75,26 @@ def test_every_registered_name_is_documented(kind):
     assert set(documented) == {name for name in REGISTRIES[kind] if (name, kind) != ("fake", "model")}
 
 
-def test_every_mode_is_documented():
-    assert all(f"| `{mode}` |" in NAMES for mode in Mode)
+# Names that no package can add to, by the heading of their section.
+FIXED = {
+    "Modes": list(Mode),
+    "Engines of BERT encoders": [encoders.AUTO, *encoders.ENGINES],
+    "Precisions": list(encoders.Precision),
+    "Systems of recurrent dropout": list(policy.SYSTEMS),
+}
+
+
+@pytest.mark.parametrize("heading", FIXED)
+def test_every_fixed_name_is_documented(heading):
+    section = NAMES.partition(f"\n## {heading}")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([^`]+)`", section, re.MULTILINE) == FIXED[heading]
+
+
+def test_every_loader_has_a_section_that_says_how_to_bring_a_model():
+    page = (DOCS / "models.md").read_text(encoding="utf-8")
+    told = re.findall(r"^### \d+\. .*`(\w+):`$", page, re.MULTILINE)
+    assert sorted([*told, "fake"]) == sorted(load.LOADERS) == sorted(load.SCHEMES)
+    assert "`fake:`" in page
 
 
 @pytest.mark.parametrize("name", embedsvc.__all__)
@@ -281,4 +301,7 @@ def test_the_site_is_built_without_a_warning_and_needs_no_network(tmp_path):
         section = page.partition(f"\n{name.removeprefix('embedsvc ')}")[2]
         assert section, f"{name} is on the page"
         for parameter in found.params:
-            assert not isinstance(parameter, click.Option) or parameter.opts[0] in section
+            if isinstance(parameter, click.Option):
+                assert parameter.opts[0] in section
+                choices = parameter.type.choices if isinstance(parameter.type, click.Choice) else ()
+                assert all(str(choice) in section for choice in choices), f"{name} {parameter.opts[0]}"

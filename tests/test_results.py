@@ -9,15 +9,40 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from embedsvc import compare, neighbors, project, report, stability
+from embedsvc import compare, inspect, neighbors, project, report, stability
 from embedsvc.clustering import cluster
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import MissingExtraError, SettingsError
+from embedsvc.extraction import Summary
 from embedsvc.probing import probe
+from embedsvc.reporting.report import Report
 from embedsvc.results import Columns, Result
+from embedsvc.training.card import SCORES
+from embedsvc.training.run import Trained
 from tests.reporting.conftest import HOSTILE, build
 
 N = 60
+
+
+def trained() -> Trained:
+    """A finished training, as it is read from its record."""
+    scores = dict.fromkeys(SCORES, 0.5) | {"n": 10, "f1": {"bad": 0.25, "good": 0.75}}
+    record = {
+        "settings": {"encoder": "minilm-l6"},
+        "task": "binary",
+        "classes": ["bad", "good"],
+        "split": {"train": 40, "validation": 10, "test": 10},
+        "history": [{"loss": 1.0 / epoch, "validation_loss": 1.1 / epoch} for epoch in (1, 2, 3)],
+        "best_epoch": 1,
+        "scores": dict.fromkeys(("test", "test_by_frequency", "validation"), scores),
+    }
+    return Trained(Path("model"), record, 3, 10.0)
+
+
+def summary(embeddings: EmbeddingSet) -> Summary:
+    """What a run says that made this set."""
+    return Summary(Path("set"), embeddings.manifest, N, 5 * N, 1.5, 0.5, None, None)
+
 
 # Every result there is, and rows of its table where that is known beforehand.
 RESULTS: dict[str, tuple[Callable[[EmbeddingSet], Result], int | None]] = {
@@ -29,7 +54,11 @@ RESULTS: dict[str, tuple[Callable[[EmbeddingSet], Result], int | None]] = {
     "Probe": (lambda embeddings: probe(embeddings, repeats=1, seed=0), None),
     "Retrieval": (lambda embeddings: neighbors(embeddings, id="t7", k=5), None),
     "Report": (lambda embeddings: report(embeddings, passes=4, map_method="pca"), 4),
+    "Summary": (summary, None),
+    "Trained": (lambda embeddings: trained(), len(SCORES) + 2),
+    "Inspection": (lambda embeddings: inspect("fake:16"), 2),
 }
+UNDRAWN = {"Summary", "Inspection"}  # facts and names, nothing that a figure would say better
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +98,9 @@ def test_both_frames_hold_the_same(found):
 
 
 def test_a_result_draws_itself(found):
+    if type(found).__name__ in UNDRAWN:
+        assert not hasattr(found, "plot")
+        return
     figure = found.plot()
     assert isinstance(figure, matplotlib.figure.Figure)
     assert figure._repr_png_().startswith(b"\x89PNG"), "a notebook shows it"
@@ -76,6 +108,8 @@ def test_a_result_draws_itself(found):
 
 
 def test_a_result_draws_on_a_part_of_another_figure(found):
+    if type(found).__name__ in UNDRAWN:
+        return
     whole = matplotlib.figure.Figure()
     left, right = whole.subfigures(1, 2)
     assert found.plot(figure=right) is right
@@ -95,6 +129,18 @@ def test_a_result_shows_itself_in_a_notebook(found):
     assert page.count("<table>") == 1
     assert 1 <= page.count("<tr>") <= 11
     assert len(page) < 15_000
+
+
+def test_a_report_is_explored_in_a_frame_that_reaches_nothing(found):
+    if not isinstance(found, Report):
+        return
+    frame = found.explore(height=700)
+    page = frame._repr_html_()
+    assert page.startswith("<iframe srcdoc=")
+    assert 'sandbox="allow-scripts"' in page, "and not allow-same-origin: texts come from strangers"
+    assert page.count("<") == 2, "all of the page is inside the attribute"
+    assert "height:700px" in page
+    assert frame._repr_png_().startswith(b"\x89PNG"), "what a repository shows"
 
 
 def test_texts_are_shown_as_text_whatever_they_say(embeddings):

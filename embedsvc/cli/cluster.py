@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from embedsvc.cli.parameters import CLUSTERS
+from embedsvc.cli.parameters import CLUSTERS, Named
 
 if TYPE_CHECKING:
     from embedsvc.agreement import Spread
@@ -19,9 +19,10 @@ __all__ = ["cluster"]
 
 
 @click.command(epilog="Example:  embedsvc cluster reviews.parquet --method kmeans -k 8 --out clusters.parquet")
-@click.argument("path", metavar="SET")
+@click.argument("path", type=click.Path(), metavar="SET")
 @click.option(
     "--method",
+    type=Named("embedsvc.clusterers:CLUSTERERS"),
     default="kmeans",
     show_default=True,
     metavar="NAME",
@@ -54,7 +55,13 @@ __all__ = ["cluster"]
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of starts and samples."
 )
-@click.option("-o", "--out", metavar="PATH", help="A Parquet file for the cluster of every text in each variant.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(),
+    metavar="PATH",
+    help="A Parquet file for the cluster of every text in each variant.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def cluster(
     path: str,

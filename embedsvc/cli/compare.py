@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from embedsvc.cli.parameters import Named
+
 if TYPE_CHECKING:
     from embedsvc.comparison import Comparison
     from embedsvc.figures import Figure
@@ -19,8 +21,8 @@ _DEFAULT = "cka,procrustes,rsa,cosine,knn_overlap,second_order_cosine"  # `compa
 @click.command(
     epilog="Example:  embedsvc compare reviews.parquet --variants pre_dropout.inference,post_dropout.training.0"
 )
-@click.argument("path", metavar="SET")
-@click.argument("other", metavar="OTHER_SET", required=False)
+@click.argument("path", type=click.Path(), metavar="SET")
+@click.argument("other", type=click.Path(), metavar="OTHER_SET", required=False)
 @click.option("--variants", metavar="A,B,…", help="[default: two passes of each kind at most]")
 @click.option(
     "--join",
@@ -29,7 +31,14 @@ _DEFAULT = "cka,procrustes,rsa,cosine,knn_overlap,second_order_cosine"  # `compa
     show_default=True,
     help="Whether all texts must be in both sets.",
 )
-@click.option("--metrics", "measures", default=_DEFAULT, metavar="A,B,…", help="[default: all six]")
+@click.option(
+    "--metrics",
+    "measures",
+    type=Named("embedsvc.metrics:METRICS", listed=True),
+    default=_DEFAULT,
+    metavar="A,B,…",
+    help="[default: all six]",
+)
 @click.option("-k", "--ks", metavar="N,M,…", help="Neighbours for the overlap. [default: 10,50]")
 @click.option(
     "--permutations",
@@ -62,7 +71,7 @@ _DEFAULT = "cka,procrustes,rsa,cosine,knn_overlap,second_order_cosine"  # `compa
     help="Texts for RSA, permutations and intervals; above 20,000, for neighbours too.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of all draws.")
-@click.option("--scores", metavar="PATH", help="Write per-text scores to a Parquet file.")
+@click.option("--scores", type=click.Path(), metavar="PATH", help="Write per-text scores to a Parquet file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(path: str, other: str | None, **options: Any) -> None:  # noqa: ANN401 - click's own
     """Compare variants pair by pair, beside what dropout alone would do and what chance gives.

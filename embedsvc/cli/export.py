@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import click
 
+from embedsvc.cli.parameters import Named
+
 __all__ = ["export"]
 
 
 @click.command(epilog="Example:  embedsvc export reviews.parquet --to tensorboard -o projector/")
-@click.argument("path", metavar="SET")
+@click.argument("path", type=click.Path(), metavar="SET")
 @click.option(
     "--to",
+    type=Named("embedsvc.exporting:EXPORTERS"),
     required=True,
     metavar="NAME",
     help="tensorboard, faiss, embedding-atlas, npz, csv, jsonl or parquet.",
 )
-@click.option("-o", "--out", required=True, metavar="PATH", help="A file; for tensorboard a folder.")
+@click.option("-o", "--out", type=click.Path(), required=True, metavar="PATH", help="A file; for tensorboard a folder.")
 @click.option("--variants", metavar="A,B,…", help="[default: the first pass of every tap and mode]")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of approximate neighbours."

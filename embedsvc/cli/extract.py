@@ -10,6 +10,7 @@ import click
 
 from embedsvc.cli.invocation import program
 from embedsvc.cli.loading import load_options, loading_options
+from embedsvc.cli.parameters import Named
 from embedsvc.cli.tables import print_pairs, print_text
 
 if TYPE_CHECKING:
@@ -23,11 +24,19 @@ _REPORT_ROWS = 50  # with fewer, a report can say little beyond that they are fe
 @click.command(
     epilog="Example:  embedsvc extract reviews.csv --modes inference,training,head --passes 8 -o reviews.parquet"
 )
-@click.argument("sources", nargs=-1, required=True)
-@click.option("-o", "--out", required=True, metavar="PATH", help="A folder, or a .parquet, .npz, .csv or .jsonl file.")
+@click.argument("sources", type=click.Path(), nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(),
+    required=True,
+    metavar="PATH",
+    help="A folder, or a .parquet, .npz, .csv or .jsonl file.",
+)
 @click.option(
     "-m",
     "--model",
+    type=Named("embedsvc.catalog:MODELS", files=True),
     default="minilm-l6-sentiment",
     show_default=True,
     metavar="URI",
@@ -51,7 +60,11 @@ _REPORT_ROWS = 50  # with fewer, a report can say little beyond that they are fe
     help="Of the dropout masks; recorded in the manifest. [default: 0]",
 )
 @click.option(
-    "--format", "format_", metavar="NAME", help="parquet, npz, csv or jsonl. [default: by the ending of --out]"
+    "--format",
+    "format_",
+    type=Named("embedsvc.formats:FORMATS"),
+    metavar="NAME",
+    help="parquet, npz, csv or jsonl. [default: by the ending of --out]",
 )
 @click.option("--text-column", metavar="NAME", help="Column or field of the text. [default: text]")
 @click.option("--id-column", metavar="NAME", help="Column of the ids. [default: ids are file:row]")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedsvc.cli.loading import load_options
+from embedsvc.cli.parameters import Named
 
 if TYPE_CHECKING:
     from embedsvc.inspection import InspectedSite, Inspection
@@ -18,7 +19,7 @@ __all__ = ["inspect"]
 
 
 @click.command(epilog="Example:  embedsvc inspect keras:model.keras")
-@click.argument("model")
+@click.argument("model", type=Named("embedsvc.catalog:MODELS", files=True), metavar="MODEL")
 @click.option("--preprocess", metavar="HANDLE", help="Text preprocessing model, for hub:.")
 @click.option("--dropout-layer", metavar="NAME", help="Name or path of the head's dropout, where several qualify.")
 @click.option("--trust-model", "trust", is_flag=True, help="Load the model although it could run code or touch files.")

@@ -18,7 +18,7 @@ _MARKS = {"kept": " ", "gained": "+", "lost": "-"}
 
 
 @click.command(epilog='Example:  embedsvc neighbors reviews.parquet "a dull film" -k 5')
-@click.argument("path", metavar="SET")
+@click.argument("path", type=click.Path(), metavar="SET")
 @click.argument("text", required=False)
 @click.option("--id", "text_id", metavar="ID", help="A text of the set, instead of a new one.")
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Neighbours in each variant.")

@@ -14,7 +14,7 @@ __all__ = ["probe"]
 
 
 @click.command(epilog="Example:  embedsvc probe reviews.parquet --folds 5 --repeats 4")
-@click.argument("path", metavar="SET")
+@click.argument("path", type=click.Path(), metavar="SET")
 @click.option("--variants", metavar="A,B,…", help="[default: all, of stochastic ones the first pass]")
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, metavar="N", help="Of each repeat.")
 @click.option(

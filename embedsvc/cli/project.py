@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from embedsvc.cli.parameters import Named
+
 if TYPE_CHECKING:
     from embedsvc.projection import Projection
 
@@ -14,9 +16,14 @@ __all__ = ["project"]
 
 
 @click.command(epilog="Example:  embedsvc project reviews.parquet --method umap --out map.parquet")
-@click.argument("path", metavar="SET")
+@click.argument("path", type=click.Path(), metavar="SET")
 @click.option(
-    "--method", default="pca", show_default=True, metavar="NAME", help="pca, umap, aligned-umap, or a plug-in's."
+    "--method",
+    type=Named("embedsvc.projection:PROJECTORS"),
+    default="pca",
+    show_default=True,
+    metavar="NAME",
+    help="pca, umap, aligned-umap, or a plug-in's.",
 )
 @click.option(
     "--variants", metavar="A,B,…", help="[default: the first pass of each tap and mode, in the space of pre_dropout]"
@@ -38,7 +45,9 @@ __all__ = ["project"]
     metavar="N",
     help="Size of a neighbourhood.",
 )
-@click.option("-o", "--out", metavar="PATH", help="A Parquet file for the coordinates of every text.")
+@click.option(
+    "-o", "--out", type=click.Path(), metavar="PATH", help="A Parquet file for the coordinates of every text."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def project(
     path: str, *, method: str, variants: str | None, seed: int, n_neighbors: int, out: str | None, as_json: bool

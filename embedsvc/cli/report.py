@@ -6,18 +6,29 @@ import json
 
 import click
 
-from embedsvc.cli.parameters import CLUSTERS
+from embedsvc.cli.parameters import CLUSTERS, Named
 
 __all__ = ["report"]
 
 
 @click.command(epilog="Example:  embedsvc report reviews.parquet -o report.html --also markdown,json,png")
-@click.argument("path", metavar="SET")
-@click.argument("other", metavar="OTHER_SET", required=False)
+@click.argument("path", type=click.Path(), metavar="SET")
+@click.argument("other", type=click.Path(), metavar="OTHER_SET", required=False)
 @click.option(
-    "-o", "--out", default="report.html", show_default=True, metavar="PATH", help="A .html, .md, .json or .png file."
+    "-o",
+    "--out",
+    type=click.Path(),
+    default="report.html",
+    show_default=True,
+    metavar="PATH",
+    help="A .html, .md, .json or .png file.",
 )
-@click.option("--also", metavar="A,B,…", help="More forms, next to it: html, markdown, json, png (one a figure).")
+@click.option(
+    "--also",
+    type=Named("embedsvc.reporting.renderers:RENDERERS", listed=True),
+    metavar="A,B,…",
+    help="More forms, next to it: html, markdown, json, png (one a figure).",
+)
 @click.option(
     "--join",
     type=click.Choice(["strict", "inner"]),
@@ -32,9 +43,19 @@ __all__ = ["report"]
 )
 @click.option("--clusters", type=CLUSTERS, default="auto", show_default=True, help="Number of clusters.")
 @click.option(
-    "--cluster-method", default="kmeans", show_default=True, metavar="NAME", help="See `embedsvc cluster --help`."
+    "--cluster-method",
+    type=Named("embedsvc.clusterers:CLUSTERERS"),
+    default="kmeans",
+    show_default=True,
+    metavar="NAME",
+    help="See `embedsvc cluster --help`.",
 )
-@click.option("--map-method", metavar="NAME", help="pca, umap or aligned-umap. [default: umap, if installed]")
+@click.option(
+    "--map-method",
+    type=Named("embedsvc.projection:PROJECTORS"),
+    metavar="NAME",
+    help="pca, umap or aligned-umap. [default: umap, if installed]",
+)
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of everything drawn."
 )

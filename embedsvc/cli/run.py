@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from embedsvc.cli.parameters import Named
 from embedsvc.cli.tables import print_pairs, print_table
 
 if TYPE_CHECKING:
@@ -25,16 +26,27 @@ _TERMINATED = 128 + signal.SIGTERM
 
 
 @click.command(epilog="Example:  embedsvc run pipelines/reviews.toml --set extract.passes=8 --dry-run")
-@click.argument("job_file", metavar="JOB.toml")
+@click.argument("job_file", type=click.Path(), metavar="JOB.toml")
 @click.option("--set", "settings", multiple=True, metavar="STEP.KEY=VALUE", help="Instead of what the file says.")
-@click.option("-o", "--out", metavar="PATH", help="Folder of all results. [default: as the file says, or its name]")
-@click.option("--engine", metavar="NAME", help="local, or ray (extra: ray). [default: local]")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(),
+    metavar="PATH",
+    help="Folder of all results. [default: as the file says, or its name]",
+)
+@click.option(
+    "--engine",
+    type=Named("embedsvc.jobs.engines:ENGINES"),
+    metavar="NAME",
+    help="local, or ray (extra: ray). [default: local]",
+)
 @click.option("--address", metavar="HOST:PORT", help="A running Ray cluster. [default: one is started here]")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Batches, or actors, at once.")
 @click.option("--gpus", type=click.FloatRange(min=0), metavar="N", help="GPUs of each actor. [default: 0]")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option("--verify", is_flag=True, help="Compare all that is there with its digests first.")
-@click.option("--prometheus", metavar="PATH", help="Write a metrics file at the end.")
+@click.option("--prometheus", type=click.Path(), metavar="PATH", help="Write a metrics file at the end.")
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log on stderr."
 )

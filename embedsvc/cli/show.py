@@ -8,7 +8,7 @@ __all__ = ["show"]
 
 
 @click.command(epilog="Example:  embedsvc show out.parquet")
-@click.argument("path")
+@click.argument("path", type=click.Path(), metavar="SET")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as JSON.")
 @click.option("--verify", is_flag=True, help="Read every row and check it against its digest.")
 def show(path: str, *, as_json: bool, verify: bool) -> None:

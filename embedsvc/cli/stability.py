@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from embedsvc.cli.parameters import CLUSTERS
+from embedsvc.cli.parameters import CLUSTERS, Named
 
 if TYPE_CHECKING:
     from embedsvc.embeddings import EmbeddingSet
@@ -32,7 +32,7 @@ _LISTED = 5  # texts under each score
 
 
 @click.command(epilog="Example:  embedsvc stability reviews.parquet --passes 1000 --out scores.parquet")
-@click.argument("path", metavar="SET")
+@click.argument("path", type=click.Path(), metavar="SET")
 @click.option(
     "--passes", type=click.IntRange(min=2), default=100, show_default=True, metavar="T", help="Head passes to draw."
 )
@@ -57,10 +57,15 @@ _LISTED = 5  # texts under each score
     help="Passes whose clusters are compared with those of inference; 0 for none.",
 )
 @click.option(
-    "--cluster-method", default="kmeans", show_default=True, metavar="NAME", help="See `embedsvc cluster --help`."
+    "--cluster-method",
+    type=Named("embedsvc.clusterers:CLUSTERERS"),
+    default="kmeans",
+    show_default=True,
+    metavar="NAME",
+    help="See `embedsvc cluster --help`.",
 )
 @click.option("--clusters", type=CLUSTERS, default="auto", show_default=True, help="Number of clusters.")
-@click.option("-o", "--out", metavar="PATH", help="A Parquet file for the scores of every text.")
+@click.option("-o", "--out", type=click.Path(), metavar="PATH", help="A Parquet file for the scores of every text.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def stability(
     path: str,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedsvc.cli.invocation import program
+from embedsvc.cli.parameters import Named
 from embedsvc.cli.tables import print_pairs, print_table, print_text
 
 if TYPE_CHECKING:
@@ -20,10 +21,18 @@ __all__ = ["train"]
 @click.command(
     epilog="Example:  embedsvc train reviews.csv --text-column text --label-column stars --encoder minilm-l6 -o model/"
 )
-@click.argument("sources", nargs=-1, required=True)
-@click.option("-o", "--out", required=True, metavar="FOLDER", help="A new folder, or that of a run to go on with.")
+@click.argument("sources", type=click.Path(), nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(),
+    required=True,
+    metavar="FOLDER",
+    help="A new folder, or that of a run to go on with.",
+)
 @click.option(
     "--encoder",
+    type=Named("embedsvc.catalog:MODELS", files=True),
     default="minilm-l6",
     show_default=True,
     metavar="URI",
@@ -52,9 +61,21 @@ __all__ = ["train"]
     "--label-separator", default="|", show_default=True, metavar="TEXT", help="Between the labels of one text."
 )
 @click.option(
-    "--validation", "validation_files", multiple=True, metavar="FILE", help="Decides when to stop, instead of a split."
+    "--validation",
+    "validation_files",
+    type=click.Path(),
+    multiple=True,
+    metavar="FILE",
+    help="Decides when to stop, instead of a split.",
 )
-@click.option("--test", "test_files", multiple=True, metavar="FILE", help="Is scored at the end, instead of a split.")
+@click.option(
+    "--test",
+    "test_files",
+    type=click.Path(),
+    multiple=True,
+    metavar="FILE",
+    help="Is scored at the end, instead of a split.",
+)
 @click.option(
     "--validation-share", type=float, default=0.1, show_default=True, metavar="X", help="Of the texts, split off."
 )

@@ -18,7 +18,7 @@ from embedsvc.reporting.tables import tables
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["page", "write_html"]
+__all__ = ["maps_page", "page", "write_html"]
 
 _COMPONENTS = ["bokeh", "bokeh-widgets", "bokeh-tables"]
 
@@ -37,6 +37,21 @@ def page(report: Report) -> str:
     MissingExtraError
         If Bokeh or Jinja2 is not installed.
     """
+    return _page(report, "page.html.jinja", _models)
+
+
+def maps_page(report: Report) -> str:
+    """The linked maps of the page by themselves, as HTML.
+
+    Raises
+    ------
+    MissingExtraError
+        If Bokeh or Jinja2 is not installed.
+    """
+    return _page(report, "maps.html.jinja", _map_models)
+
+
+def _page(report: Report, template: str, build: Callable[[Report], dict[str, Any]]) -> str:
     try:
         import jinja2
         from bokeh.document import Document
@@ -47,7 +62,7 @@ def page(report: Report) -> str:
             raise
         raise MissingExtraError.of(error.name, "report") from None
 
-    models = _models(report)
+    models = build(report)
     script, divs = "", {}
     if models:
         document = Document(title="embedsvc report")
@@ -62,7 +77,7 @@ def page(report: Report) -> str:
     environment.filters["named"] = _namer(report)
     inline = Resources(mode="inline", components=_COMPONENTS).render_js() if models else ""
     told = explored(report)
-    return environment.get_template("page.html.jinja").render(
+    return environment.get_template(template).render(
         report=report,
         verdict=report.verdict,
         facts=report.facts,
@@ -87,11 +102,13 @@ def _namer(report: Report) -> Callable[[str], Markup]:
     return lambda text: Markup(variant.sub(r"<code>\1</code>", str(escape(text))))
 
 
-def _models(report: Report) -> dict[str, Any]:
-    models: dict[str, Any] = {}
+def _map_models(report: Report) -> dict[str, Any]:
     told = explored(report)
-    if told is not None:
-        models |= explorer(told)
+    return {} if told is None else explorer(told)
+
+
+def _models(report: Report) -> dict[str, Any]:
+    models = _map_models(report)
     if ranked := groups(report):
         models["groups"] = group_chart(ranked, (moved(report) or ((), "change"))[1])
     if streams := flows(report):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ from embedsvc.types import Mode, Variant, check_seed
 from embedsvc.uncertainty import stability
 from embedsvc.variability import Stability
 from embedsvc.variants import OTHER, REFERENCE, choose, derive, reference, space
+
+if TYPE_CHECKING:
+    from embedsvc.reporting.frame import MapFrame
 
 __all__ = ["Facts", "Report", "report"]
 
@@ -157,6 +160,23 @@ class Report(Result):
         figure = plots.canvas(size, figure)
         draw(figure)
         return figure
+
+    def explore(self, *, height: int = 900) -> MapFrame:
+        """The page's two linked maps for a notebook: select, zoom, search; point at a text to read it.
+
+        Parameters
+        ----------
+        height : int
+            Of the frame, in pixels.
+
+        Raises
+        ------
+        SettingsError
+            If there are no maps.
+        """
+        from embedsvc.reporting.frame import MapFrame
+
+        return MapFrame(self, height)
 
     def _facts(self) -> dict[str, object]:
         return {"texts": self.n, "model": self.facts.model, "verdict": self.verdict.headline}

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedsvc import extraction
+from embedsvc import extraction, plots
 from embedsvc.errors import StoreError, StoreMismatchError
+from embedsvc.results import Columns, Result
 from embedsvc.storage import atomic_file
 from embedsvc.training import loop
-from embedsvc.training.card import write_card
+from embedsvc.training.card import SCORES, write_card
 from embedsvc.training.checkpoints import read_arrays, write_arrays
 from embedsvc.training.evaluation import BINS, evaluate, majority
 from embedsvc.training.labels import Task
@@ -66,8 +67,8 @@ class Watch:
     epoch: Callable[[loop.Epoch], None] | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Trained:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Trained(Result):
     """A finished training.
 
     Attributes
@@ -86,6 +87,45 @@ class Trained:
     record: Mapping[str, Any]
     new_steps: int
     texts_per_second: float
+
+    def plot(self, *, figure: plots.MplFigure = None) -> plots.MplFigure:
+        """Loss by epoch, of training and of validation; the epoch that was kept is marked.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure or SubFigure, optional
+            Where to draw; by default a new one, which shows itself in a notebook.
+        """
+        figure = plots.canvas((6.0, 3.2), figure)
+        history = self.record["history"]
+        plots.losses(
+            figure,
+            {name: [each[name] for each in history] for name in ("loss", "validation_loss")},
+            kept=self.record["best_epoch"],
+        )
+        return figure
+
+    def _facts(self) -> dict[str, object]:
+        record = self.record
+        facts: dict[str, object] = {
+            "model": self.path,
+            "encoder": record["settings"]["encoder"],
+            "task": record["task"],
+        }
+        facts |= {name: record["split"][name] for name in PARTS}
+        return facts | {"epochs": len(record["history"]), "best": record["best_epoch"] + 1}
+
+    def _table(self) -> Columns:
+        """A row for each score: on the held-out texts, by class frequencies alone, and on those for validation."""
+        scores, classes = self.record["scores"], self.record["classes"]
+        parts = {"test": "test", "by frequency alone": "test_by_frequency", "validation": "validation"}
+        return {
+            "score": [*SCORES.values(), *(f"F1 of {name}" for name in classes)],
+            **{
+                name: [*(scores[part][key] for key in SCORES), *(scores[part]["f1"][each] for each in classes)]
+                for name, part in parts.items()
+            },
+        }
 
 
 def train(

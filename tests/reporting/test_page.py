@@ -81,6 +81,27 @@ def test_the_page_opens_without_a_complaint_and_without_a_network(opened):
     assert len(opened.requests) == 1, "the file itself"
 
 
+def test_a_notebook_gets_the_maps_alone_and_they_are_live(chromium, small_report, tmp_path):
+    """In the frame that an output is: an origin of its own, no network."""
+    file = tmp_path / "notebook.html"
+    file.write_text(f"<!DOCTYPE html><meta charset='utf-8'>{small_report.explore()._repr_html_()}", encoding="utf-8")
+    page = chromium.new_page(viewport={"width": 1000, "height": 950})
+    complaints: list[str] = []
+    page.on("console", lambda line: line.type == "error" and complaints.append(line.text))
+    page.goto(file.as_uri())
+    frame = page.frames[1]
+    frame.wait_for_function(_READY, timeout=60_000)
+    assert frame.locator("section").count() == 1
+    frame.get_by_placeholder("type and press Enter").fill("oven")
+    frame.get_by_placeholder("type and press Enter").press("Enter")
+    page.wait_for_timeout(200)
+    chosen = frame.evaluate(f"() => {{ {_MODEL} return Array.from(model('texts').selected.indices).length }}")
+    assert chosen == sum("oven" in text for text in small_report.texts) > 0
+    assert complaints == []
+    page.screenshot(path=tmp_path / "frame.png")
+    page.close()
+
+
 def test_texts_are_shown_and_never_run(opened, small_report):
     opened.page.wait_for_timeout(500)
     assert opened.page.title() == "set: embedsvc report"
