@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,12 @@ FIXED = {
 def test_every_fixed_name_is_documented(heading):
     section = NAMES.partition(f"\n## {heading}")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `([^`]+)`", section, re.MULTILINE) == FIXED[heading]
+
+
+def test_every_extra_is_documented():
+    page = (DOCS / "install.md").read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(re.findall(r"^\| `([^`]+)` \| [^\n]*$", page.partition("| extra |")[2], re.MULTILINE)) >= set(extras)
 
 
 def test_every_loader_has_a_section_that_says_how_to_bring_a_model():
