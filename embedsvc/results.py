@@ -97,7 +97,10 @@ def polars_frame(columns: Columns) -> pl.DataFrame:
 def _html(columns: Columns) -> str:
     """The first rows as an HTML table; every cell is text, whatever it holds."""
     rows = list(zip(*columns.values(), strict=True))
-    head = "".join(f'<th style="text-align:left">{html.escape(name)}</th>' for name in columns)
+    sides = [_side(value) for value in rows[0]] if rows else ["left"] * len(columns)
+    head = "".join(
+        f'<th style="text-align:{side}">{html.escape(name)}</th>' for side, name in zip(sides, columns, strict=True)
+    )
     body = "\n".join(f"<tr>{''.join(_cells(row))}</tr>" for row in rows[:_ROWS])
     more = f"<p>{len(rows):,} rows; <code>.to_pandas()</code> has them all.</p>" if len(rows) > _ROWS else ""
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>{more}"
@@ -105,8 +108,11 @@ def _html(columns: Columns) -> str:
 
 def _cells(row: Sequence[object]) -> Iterator[str]:
     for value in row:
-        align = "right" if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) else "left"
-        yield f'<td style="text-align:{align}">{html.escape(_word(value))}</td>'
+        yield f'<td style="text-align:{_side(value)}">{html.escape(_word(value))}</td>'
+
+
+def _side(value: object) -> str:
+    return "right" if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) else "left"
 
 
 def _word(value: object) -> str:

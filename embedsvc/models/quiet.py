@@ -1,15 +1,18 @@
-"""Importing TensorFlow without its greeting, and OpenVINO without its telephone call."""
+"""Importing TensorFlow without its greeting, saving without its notice, and OpenVINO without its telephone call."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-__all__ = ["import_openvino", "import_tensorflow"]
+__all__ = ["import_openvino", "import_tensorflow", "only_warnings"]
 
 # What TensorFlow's C++ prints on every import, whatever TF_CPP_MIN_LOG_LEVEL says: nothing a user could act on.
 _GREETING = (
@@ -45,6 +48,18 @@ def import_tensorflow() -> None:
             for line in caught:
                 if not any(part in line for part in _GREETING):
                     sys.stderr.write(line.decode(errors="replace"))
+
+
+@contextmanager
+def only_warnings() -> Iterator[None]:
+    """TensorFlow's log from WARNING on: in a notebook it sets itself to INFO, and tells twice where it saved what."""
+    logger = import_module("tensorflow").get_logger()
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def import_openvino() -> Any:

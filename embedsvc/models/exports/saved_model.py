@@ -18,6 +18,7 @@ from embedsvc.head import Head
 from embedsvc.models.bert import Weights, fold
 from embedsvc.models.engines.tensorflow import forward_graph
 from embedsvc.models.huggingface import Folder
+from embedsvc.models.quiet import only_warnings
 from embedsvc.models.tokenizer_graph import GraphTokenizer
 
 __all__ = ["Classifier", "write"]
@@ -30,7 +31,8 @@ def write(folder: Path, source: Folder, weights: Weights, head: Head, *, multi_l
     classifier = Classifier(source, weights, head, multi_label=multi_label)
     scratch = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
-    tf.saved_model.save(classifier, str(scratch), signatures={"serving_default": classifier.serve})
+    with only_warnings():
+        tf.saved_model.save(classifier, str(scratch), signatures={"serving_default": classifier.serve})
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(scratch, folder)
 
