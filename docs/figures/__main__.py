@@ -1,8 +1,8 @@
 """Draw every figure of the explanation pages: ``python docs/figures texts.parquet``.
 
 Pictures go to docs/images, the numbers that pages quote to docs/figures/numbers.json; a test holds pages to them. The
-set is that of the example texts through the default model, all modes, 8 passes, seed 7, ids from the column id. Without one,
-only the figures that need no model are drawn.
+set is that of the example texts through the default model, all modes, 8 passes, seed 7, ids from the column id.
+Without one, only the figures that need no model are drawn.
 """
 
 import json
