@@ -27,14 +27,11 @@ async def embeddings(asked: schemas.EmbeddingsRequest, request: Request) -> Resp
     The model is a name, or name/tap; where no tap is named it is `pre_dropout` if the model's head is trained, else
     `mean`. Vectors have length 1 unless normalize is false.
     """
-    texts: Any = asked.input
-    if isinstance(texts, str) or isinstance(texts[0], int):
-        texts = [texts]
     service = service_of(request)
     on_long = service.settings.on_long
     if asked.truncate is not None:
         on_long = OnLong.TRUNCATE if asked.truncate else OnLong.FAIL
-    name, made = await embed(request, asked.model, texts, on_long=on_long, dimensions=asked.dimensions)
+    name, made = await embed(request, asked.model, asked.input, on_long=on_long, dimensions=asked.dimensions)
 
     def write() -> bytes:
         vectors = unit(made.vectors) if asked.normalize else made.vectors
@@ -74,13 +71,15 @@ async def models(request: Request) -> Response:
 async def embed(
     request: Request,
     model: str | None,
-    texts: list[Any],
+    texts: Any,  # noqa: ANN401 - schemas.Input
     *,
     on_long: OnLong,
     keep_end: bool = False,
     dimensions: int | None = None,
 ) -> tuple[str, Embedded]:
     """What the routes of OpenAI and of text-embeddings-inference have in common: the model's id, and the vectors."""
+    if isinstance(texts, str) or isinstance(texts[0], int):
+        texts = [texts]
     service = service_of(request)
     if len(texts) > service.settings.limits.texts:
         raise Problem(

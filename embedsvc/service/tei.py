@@ -26,12 +26,9 @@ async def embed_texts(asked: schemas.EmbedRequest, request: Request) -> Response
 
     Where truncate is true, the header X-Truncated lists the texts that were cut: the body has no place to say so.
     """
-    texts: Any = asked.inputs
-    if isinstance(texts, str) or isinstance(texts[0], int):
-        texts = [texts]
     service = service_of(request)
     _, made = await embed(
-        request, None, texts, on_long=asked.on_long, keep_end=asked.keep_end, dimensions=asked.dimensions
+        request, None, asked.inputs, on_long=asked.on_long, keep_end=asked.keep_end, dimensions=asked.dimensions
     )
 
     def write() -> bytes:
@@ -41,7 +38,7 @@ async def embed_texts(asked: schemas.EmbedRequest, request: Request) -> Response
     return json_response(content, headers=_cut(made))
 
 
-@router.post("/similarity", responses={200: {"model": list[float]}, **WORK_ERRORS})
+@router.post("/similarity", responses={200: {"model": list[float | None]}, **WORK_ERRORS})
 async def similarity(asked: schemas.SimilarityRequest, request: Request) -> Response:
     """The cosine of a text with each of some others, by the first model and its default tap."""
     texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
