@@ -66,7 +66,7 @@ __all__ = ["serve"]
     help="Longest wait before a newcomer's turn; beyond, requests get 429.",
 )
 @click.option(
-    "--token-budget", type=click.IntRange(min=1), default=512, show_default=True, metavar="N", help="Tokens a batch."
+    "--token-budget", type=click.IntRange(min=1), default=1024, show_default=True, metavar="N", help="Tokens a batch."
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Batches at once. [default: the processors]")
 @click.option(

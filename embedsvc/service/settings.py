@@ -111,7 +111,7 @@ class Settings:
     options: LoadOptions = field(default_factory=LoadOptions)
     tap: str | None = None
     on_long: OnLong = OnLong.TRUNCATE
-    token_budget: int = 512
+    token_budget: int = 1024
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     limits: Limits = field(default_factory=Limits)
     keys: Keys = field(default_factory=Keys)
