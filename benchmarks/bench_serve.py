@@ -126,14 +126,14 @@ class Load:
         return latencies
 
 
-def offline(encoder, texts: list[str], seconds: float) -> float:
-    """Texts a second of `extract`."""
+def offline(encoder, texts: list[str], seconds: float) -> tuple[float, float]:
+    """Texts a second of `extract`, and a text's seconds of a processor."""
     rows = [Text(str(at), text) for at, text in enumerate(texts)]
-    done, began = 0, time.perf_counter()
+    done, began, spent = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - began < seconds:
         for block in extract(rows, encoder, Settings((TAP,))):
             done += len(block.texts)
-    return done / (time.perf_counter() - began)
+    return done / (time.perf_counter() - began), (time.process_time() - spent) / done
 
 
 def percentile(values: list[float], at: float) -> float:
@@ -146,15 +146,21 @@ async def saturation(servers: Servers, encoder, texts: list[str], options) -> di
     offline(encoder, texts, 2)
     loads = {name: Load(server.port, texts, SIZE, fields) for name, (server, fields) in servers.items()}
     speeds: dict[str, list[float]] = {name: [] for name in ("extract", *loads)}
+    costs: dict[str, list[float]] = {name: [] for name in speeds}
     for load in loads.values():
         await load.closed(options.clients, 2)
     for _ in range(options.rounds):
-        speeds["extract"].append(await asyncio.to_thread(offline, encoder, texts, options.seconds))
+        speed, cost = await asyncio.to_thread(offline, encoder, texts, options.seconds)
+        speeds["extract"].append(speed)
+        costs["extract"].append(cost)
         for name, load in loads.items():
-            speeds[name].append((await load.closed(options.clients, options.seconds))[0])
+            spent = servers[name][0].seconds()
+            speed, latencies = await load.closed(options.clients, options.seconds)
+            speeds[name].append(speed)
+            costs[name].append((servers[name][0].seconds() - spent) / (SIZE * len(latencies)))
     for load in loads.values():
         await load.close()
-    return speeds
+    return {"speeds": speeds, "costs": costs}
 
 
 async def latency(servers: Servers, encoder, texts: list[str], options) -> dict:
@@ -219,12 +225,15 @@ def table(found: dict) -> list[str]:
     def spread(values: np.ndarray) -> str:
         return f"{np.median(values):.2f} ({values.min():.2f} to {values.max():.2f})"
 
-    speeds = {name: np.array(values) for name, values in found["saturation"].items()}
-    ours = speeds.pop("embedsvc")
+    speeds, costs = (
+        {name: np.array(values) for name, values in found["saturation"][what].items()} for what in ("speeds", "costs")
+    )
+    ours, cost = speeds.pop("embedsvc"), costs.pop("embedsvc")
     rows = [("texts/s of `extract` offline, here and now", f"{np.median(speeds['extract']):.0f}", "")]
     for name, theirs in speeds.items():
         what = "`extract` offline" if name == "extract" else f"the server of {name}"
         rows.append((f"saturated service ÷ {what}, {SIZE} texts a request", spread(ours / theirs), GOALS.get(name, "")))
+        rows.append((f"processor time of a text there, ours ÷ that of {what}", spread(cost / costs[name]), ""))
     for name, one in found["latency"].items():
         lone, half, outcomes = one["lone"], one["half"], one["outcomes"]
         p50, p99 = percentile(lone, 50), percentile(lone, 99)
