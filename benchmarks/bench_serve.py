@@ -312,17 +312,17 @@ def start(stack: contextlib.ExitStack, options) -> Servers:
         port = free_port()
         command = [options.peer_python, str(HERE / "peers" / "sentence_transformers_server.py"), folder, str(port)]
         peer = stack.enter_context(Process(command, port, env))
-        peer.wait("/ready")
+        peer.wait("/ready", 300)
         servers["sentence-transformers"] = (peer, {})
     if options.infinity:
         port = free_port()
         command = [
             options.infinity, "v2", "--model-id", folder, "--served-model-name", "m", "--port", str(port),
             "--host", "127.0.0.1", "--engine", "torch", "--device", "cpu", "--no-bettertransformer",
-            "--batch-size", "32", "--url-prefix", "/v1",
+            "--batch-size", "32", "--url-prefix", "/v1", "--no-model-warmup",
         ]  # fmt: skip
         peer = stack.enter_context(Process(command, port, env | {"INFINITY_ANONYMOUS_USAGE_STATS": "0"}))
-        peer.wait("/health")
+        peer.wait("/health", 300)
         servers["infinity-emb"] = (peer, {"model": "m", "encoding_format": "base64"})
     return servers
 
