@@ -23,6 +23,7 @@ from embedsvc.errors import SettingsError, StoreError, UnknownVariantError
 from embedsvc.manifest import Manifest, summarise
 from embedsvc.parts import Piece
 from embedsvc.results import Columns, Result, pandas_frame, polars_frame
+from embedsvc.storage import Place, place
 from embedsvc.stored import pieces_of
 from embedsvc.types import Block, Mode, Pass, Text, Variant, Vectors
 
@@ -51,20 +52,21 @@ class EmbeddingSet(Result):
         Where it was read.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, source: _Source) -> None:
+    def __init__(self, path: Place, manifest: Manifest, source: _Source) -> None:
         self.path = path
         self.manifest = manifest
         self._source = source
         self._kept: dict[str, Vectors] | None = None
 
     @classmethod
-    def read(cls, path: str | Path, *, allow_partial: bool = False) -> Self:
+    def read(cls, path: str | Place, *, allow_partial: bool = False) -> Self:
         """Open a set; vectors are read when asked for.
 
         Parameters
         ----------
-        path : str or Path
-            A directory or single Parquet file that `extract` wrote, or an ``.npz`` made from one.
+        path : str or Place
+            A directory or single Parquet file that `extract` wrote, on a disk or an address such as
+            ``s3://bucket/out``; or an ``.npz`` made from one, on a disk.
         allow_partial : bool
             Read the finished parts of an unfinished set, instead of raising.
 
@@ -73,11 +75,11 @@ class EmbeddingSet(Result):
         StoreError
             If there is no set, or it is unfinished, torn or of a newer version.
         """
-        path = Path(path)
-        if path.is_file() and zipfile.is_zipfile(path):
+        path = place(path)
+        if isinstance(path, Path) and path.is_file() and zipfile.is_zipfile(path):
             arrays = _Arrays(path)
             return cls(path, arrays.manifest, arrays)
-        if path.is_file() and path.suffix in (".csv", ".jsonl"):
+        if path.suffix in (".csv", ".jsonl") and path.is_file():
             raise StoreError(
                 f"{path} is an export for other programs; it does not hold what a set needs",
                 "Read the directory, .parquet or .npz, or export again from one of them.",

@@ -16,6 +16,8 @@ EmbedsvcError                    one clear problem, and a hint that says what to
 │   ├── LockedError              another process is writing there
 │   ├── StoreMismatchError       resuming under other settings or inputs (names the difference)
 │   └── UnknownVariantError      the set holds no such variant
+├── StorageError                 an object store refuses (names the address)
+│   └── UnreachableError         it does not answer, or not as it should; it may later
 └── MissingExtraError            an optional dependency is not installed (names the pip command)
 """
 
@@ -33,11 +35,13 @@ __all__ = [
     "ModelFormatError",
     "NoValueError",
     "SettingsError",
+    "StorageError",
     "StoreError",
     "StoreMismatchError",
     "UnknownNameError",
     "UnknownTapError",
     "UnknownVariantError",
+    "UnreachableError",
     "UnsafeModelError",
 ]
 
@@ -120,6 +124,14 @@ class StoreMismatchError(StoreError):
 
 class UnknownVariantError(StoreError):
     """The set holds no variant of that name."""
+
+
+class StorageError(EmbedsvcError):
+    """An object store refuses what was asked of it."""
+
+
+class UnreachableError(StorageError):
+    """An object store does not answer, or says that it cannot now; it may later."""
 
 
 class MissingExtraError(EmbedsvcError):

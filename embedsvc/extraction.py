@@ -27,6 +27,7 @@ from embedsvc.errors import SettingsError
 from embedsvc.manifest import Manifest
 from embedsvc.occupancy import Occupancy
 from embedsvc.results import Columns, Result
+from embedsvc.storage import Place, place
 from embedsvc.types import Block, Mode, Pass, Text, Variant, Vectors, named_fields
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class Summary(Result):
 
     Attributes
     ----------
-    path : Path
+    path : Place
         Of the set.
     manifest : Manifest
         Complete.
@@ -145,18 +146,18 @@ class Summary(Result):
     waiting : float or None
         Share of the encoding workers' time without a batch to encode (`Occupancy.waiting`); None if nothing was
         encoded.
-    rejected_path : Path or None
+    rejected_path : Place or None
         Where skipped rows are listed.
     """
 
-    path: Path
+    path: Place
     manifest: Manifest
     new_rows: int
     new_tokens: int
     seconds: float
     load_seconds: float
     waiting: float | None
-    rejected_path: Path | None
+    rejected_path: Place | None
 
     def _facts(self) -> dict[str, object]:
         manifest = self.manifest
@@ -272,7 +273,7 @@ def extract(
 
 def extract_files(
     sources: Sequence[str],
-    out: str | Path,
+    out: str | Place,
     *,
     format_: str | None = None,
     model: str = "minilm-l6-sentiment",
@@ -322,7 +323,7 @@ def extract_files(
     from embedsvc.store import open_store
 
     settings = settings or Settings()
-    format_ = _format(Path(out), format_)
+    format_ = _format(place(out), format_)
     export = None if format_ == "parquet" else FORMATS[format_]
     with tempfile.TemporaryDirectory(prefix="embedsvc-") as spool:
         scan = texts.scan(sources, read_options, spool=Path(spool))
@@ -352,14 +353,14 @@ def extract_files(
                 store.finish(rows=scan.rows, rejected=[asdict(row) for row in scan.rejected])
             done = store.manifest
         return Summary(
-            path=Path(out),
+            path=place(out),
             manifest=done,
             new_rows=(done.rows or 0) - rows_before,
             new_tokens=(done.tokens or 0) - tokens_before,
             seconds=time.perf_counter() - began,
             load_seconds=load_seconds,
             waiting=occupancy.waiting,
-            rejected_path=_rejected_path(Path(out), format_) if scan.rejected else None,
+            rejected_path=_rejected_path(place(out), format_) if scan.rejected else None,
         )
 
 
@@ -465,7 +466,7 @@ def _woven(rows: NDArray[np.intp], old: NDArray[Any], fresh: NDArray[Any]) -> ND
     return every
 
 
-def _format(path: Path, name: str | None) -> str:
+def _format(path: Place, name: str | None) -> str:
     """Name of the output format: as asked, else by the ending of the path, else the store's own."""
     from embedsvc.formats import FORMATS
 
@@ -475,7 +476,7 @@ def _format(path: Path, name: str | None) -> str:
     return name
 
 
-def _rejected_path(path: Path, format_: str) -> Path:
+def _rejected_path(path: Place, format_: str) -> Place:
     """Where the store lists skipped rows."""
     is_folder = format_ == "parquet" and path.suffix != ".parquet"
     return path / "rejected.jsonl" if is_folder else path.with_name(f"{path.stem}.rejected.jsonl")

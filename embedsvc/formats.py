@@ -10,7 +10,6 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -20,25 +19,25 @@ from embedsvc.arrow import arrow_array
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import StoreError
 from embedsvc.registry import Registry
-from embedsvc.storage import atomic_file
+from embedsvc.storage import Place, atomic_file, place
 from embedsvc.stored import write_parquet
 from embedsvc.types import Block
 
 __all__ = ["FORMATS", "convert", "write_csv", "write_jsonl", "write_npz"]
 
-Format = Callable[[Path, Path], None]  # makes the second path, a file, out of the first, a finished set
+Format = Callable[[Place, Place], None]  # makes the second path, a file, out of the first, a finished set
 
 _ROWS = 256  # held as text at one time
 
 
-def convert(source: str | Path, path: str | Path, *, format: str | None = None, overwrite: bool = False) -> None:
+def convert(source: str | Place, path: str | Place, *, format: str | None = None, overwrite: bool = False) -> None:
     """Write a finished set in another format.
 
     Parameters
     ----------
-    source : str or Path
+    source : str or Place
         Whatever `EmbeddingSet.read` reads.
-    path : str or Path
+    path : str or Place
         The file to make; it appears whole or not at all.
     format : str, optional
         A name out of `FORMATS`; the suffix of `path` by default.
@@ -52,14 +51,14 @@ def convert(source: str | Path, path: str | Path, *, format: str | None = None, 
     StoreError
         If the source is no finished set, the path is taken, or the format cannot hold the texts.
     """
-    path = Path(path)
+    path = place(path)
     write = FORMATS[format or path.suffix.removeprefix(".")]
     if path.is_dir() or (path.exists() and not overwrite):
         raise StoreError(f"{path} exists already", "Choose another path, or replace the file with overwrite=True.")
-    write(Path(source), path)
+    write(place(source), path)
 
 
-def write_npz(source: Path, path: Path) -> None:
+def write_npz(source: Place, path: Place) -> None:
     """One array a column and variant, for ``np.load``: id, text, label, labelled, n_tokens, truncated, then vectors.
 
     Strings are unicode arrays, as wide as the longest. A text without a label has "" in `label` and False in
@@ -93,7 +92,7 @@ def write_npz(source: Path, path: Path) -> None:
             _write_array(archive, name, np.dtype("<f4"), (n, embeddings.manifest.width(name)), arrays)
 
 
-def write_csv(source: Path, path: Path) -> None:
+def write_csv(source: Place, path: Place) -> None:
     """A row a text, quoted as RFC 4180 says, lines ending in CRLF, UTF-8.
 
     Columns: id, text, label, n_tokens, truncated, then ``variant[0]``, ``variant[1]`` … for each variant. An empty
@@ -114,7 +113,7 @@ def write_csv(source: Path, path: Path) -> None:
                 file.write((",".join([*cells, *(column[row] for column in numbers)]) + "\r\n").encode())
 
 
-def write_jsonl(source: Path, path: Path) -> None:
+def write_jsonl(source: Place, path: Place) -> None:
     """An object a line: id, text, label, n_tokens, truncated, and a list of numbers for each variant. UTF-8.
 
     What is missing is null. Floats that are not finite are the words NaN, Infinity and -Infinity, as Python's `json`
@@ -167,7 +166,7 @@ def _strings(embeddings: EmbeddingSet, name: str) -> Iterator[Sequence[str | Non
         yield [getattr(text, name) for text in block.texts]
 
 
-def _text_width(embeddings: EmbeddingSet, name: str, path: Path) -> int:
+def _text_width(embeddings: EmbeddingSet, name: str, path: Place) -> int:
     """Characters of the widest string, at least 1."""
     width, characters = 1, 0
     for strings in _strings(embeddings, name):

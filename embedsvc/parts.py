@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from embedsvc.arrow import METADATA_KEY, columns_of, digest, numpy_values, schema_of, table_of, writer_options
 from embedsvc.errors import StoreError
 from embedsvc.manifest import Manifest, Part
-from embedsvc.storage import atomic_file
+from embedsvc.storage import ObjectPath, Place, atomic_file, readable
 from embedsvc.types import Block
 
 if TYPE_CHECKING:
@@ -33,14 +32,14 @@ class Piece:
 
     Attributes
     ----------
-    file : Path
+    file : Place
     row_group : int
     rows : int or None
         As the manifest has it; None where that is to be found out.
     manifest : Manifest
     """
 
-    file: Path
+    file: Place
     row_group: int
     rows: int | None
     manifest: Manifest
@@ -58,7 +57,7 @@ class Piece:
 
         names = columns_of(self.manifest) if columns is None else columns
         try:
-            with pq.ParquetFile(self.file) as file:
+            with pq.ParquetFile(readable(self.file), pre_buffer=isinstance(self.file, ObjectPath)) as file:
                 table = file.read_row_group(self.row_group, columns=list(names))
         # A damaged name of a column is a UnicodeDecodeError.
         except (OSError, IndexError, UnicodeDecodeError, pa.ArrowException) as error:
@@ -100,7 +99,7 @@ def index_of(name: str) -> int | None:
     return int(match[1]) if match and part_name(int(match[1])) == name else None
 
 
-def write_part(folder: Path, block: Block, manifest: Manifest, *, writer: str = "") -> Done:
+def write_part(folder: Place, block: Block, manifest: Manifest, *, writer: str = "") -> Done:
     """Put one block into the folder of an unfinished set; when this returns it survives a kill and a power cut.
 
     Several processes may write parts of one set, the same part too, if each has a name as `writer` (hexadecimal):
@@ -125,7 +124,7 @@ def write_part(folder: Path, block: Block, manifest: Manifest, *, writer: str = 
     return _summary(table, block.index)
 
 
-def check_part(path: Path, index: int, manifest: Manifest) -> Done | None:
+def check_part(path: Place, index: int, manifest: Manifest) -> Done | None:
     """The part at a path if it is whole and of this run, else None."""
     try:
         table = Piece(path, 0, None, manifest).read()
@@ -136,13 +135,13 @@ def check_part(path: Path, index: int, manifest: Manifest) -> Done | None:
     return _summary(table, index) if record == expected else None
 
 
-def record_of(path: Path) -> dict[str, Any] | None:
+def record_of(path: Place) -> dict[str, Any] | None:
     """What the footer of a part says of it (part, rows, sha256, run); None if it cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        record = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
+        record = json.loads((pq.read_schema(readable(path)).metadata or {})[METADATA_KEY])
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
     return record if isinstance(record, dict) else None

@@ -12,29 +12,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from embedsvc.errors import LockedError, StoreError, StoreMismatchError
+from embedsvc.errors import StoreError, StoreMismatchError
 from embedsvc.manifest import Manifest
 from embedsvc.parts import Done, check_part, index_of, record_of, write_part
-from embedsvc.storage import atomic_file, disk_errors
+from embedsvc.storage import Place, atomic_file, disk_errors, entries, is_lock, locked, place
 from embedsvc.stored import MANIFEST, file_manifest, intact, partial_folder, read_manifest, write_parquet
 from embedsvc.types import Block
 
 __all__ = ["Store", "open_store"]
 
 _REJECTED = "rejected.jsonl"
-_LOCK = ".lock"
 
-Exporter = Callable[[Path, Path], object]  # makes the second path, a file, out of the first, a finished directory
+Exporter = Callable[[Place, Place], object]  # makes the second path, a file, out of the first, a finished directory
 
 
 @contextmanager
 def open_store(
-    path: str | Path,
+    path: str | Place,
     manifest: Manifest,
     *,
     export: Exporter | None = None,
@@ -45,8 +43,8 @@ def open_store(
 
     Parameters
     ----------
-    path : str or Path
-        A directory, or a file ending in ``.parquet``. Parents are made.
+    path : str or Place
+        A directory, or a file ending in ``.parquet``; on a disk or an address. Parents are made.
     manifest : Manifest
         Of this run; its results are ignored.
     export : callable, optional
@@ -75,34 +73,16 @@ def open_store(
     ...             store.write(block)
     ...     manifest = store.finish(rows=rows, rejected=rejected)
     """
-    from filelock import FileLock, Timeout
-
-    store = Store(Path(path), manifest.unfinished(), export)
+    store = Store(place(path), manifest.unfinished(), export)
     store._refuse_foreign()
-    new = not store._folder.exists()
-    lock = FileLock(str(store._folder / _LOCK), timeout=lock_timeout)
-    with disk_errors(store.path):
-        store._folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise LockedError(
-                f"another process is writing {store.path} (it holds {lock.lock_file})",
-                "Wait until it is done, or write to another path.",
-            ) from None
-    try:
+    problem = f"another process is writing {store.path}"
+    hint = "Wait until it is done, or write to another path."
+    with locked(
+        store._folder, problem, hint, timeout=lock_timeout, temporary=store._export is not None, named=store.path
+    ):
         store._refuse_foreign()
         store._begin(overwrite)
         yield store
-    finally:
-        # Removed while still held, so that the folder looks as if nobody had been here; a process that was waiting
-        # on this very file finds it gone and takes a new one.
-        with suppress(OSError):
-            (store._folder / _LOCK).unlink()
-        lock.release()
-        if (store._export and store.complete) or (new and not store._begun):
-            with suppress(OSError):  # not empty: somebody put a file there
-                store._folder.rmdir()
 
 
 class Store:
@@ -110,7 +90,7 @@ class Store:
 
     Attributes
     ----------
-    path : Path
+    path : Place
         The target.
     manifest : Manifest
         Without results until it is complete.
@@ -120,7 +100,7 @@ class Store:
         Names of parts found torn, changed, or of another run, and removed: they are to be written again.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, export: Exporter | None) -> None:
+    def __init__(self, path: Place, manifest: Manifest, export: Exporter | None) -> None:
         self.path = path
         self.manifest = manifest
         self._parquet = export is None and path.suffix == ".parquet"
@@ -128,7 +108,6 @@ class Store:
         self._folder = partial_folder(path) if self._export else path
         self.damaged: tuple[str, ...] = ()
         self._done: dict[int, Done] = {}
-        self._begun = False
 
     @property
     def complete(self) -> bool:
@@ -168,7 +147,7 @@ class Store:
         self._done[block.index] = write_part(self._folder, block, self.manifest)
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         """Where parts are written."""
         return self._folder
 
@@ -213,6 +192,9 @@ class Store:
         if rows != self.rows or missing or short:
             first = f"; block {min(missing + short)} is missing or short" if missing or short else ""
             raise StoreError(f"{self.path} holds {self.rows} rows, expected {rows}{first}")
+        begun = read_manifest(self._folder / MANIFEST)
+        if begun.identity != self.manifest.identity:
+            raise StoreError(f"{self._folder} was taken over by another run", "Let no other run work in that folder.")
         n_rejected = self._write_rejected(rejected)
         manifest = replace(
             self.manifest,
@@ -274,12 +256,10 @@ class Store:
         # is overwritten go when stock is taken.
         if found is None or found.complete:
             self._write_manifest(self._folder / MANIFEST, self.manifest)
-        self._begun = True
         self._take_stock()
 
     def _adopt(self, finished: Manifest) -> None:
         self.manifest = finished
-        self._begun = True
         tokens, truncated = finished.tokens or 0, finished.truncated or 0
         for index, part in enumerate(finished.parts):
             # Totals are known for the set only; they stand with the first part.
@@ -288,7 +268,7 @@ class Store:
     def _take_stock(self) -> None:
         """Keep the parts of this run that are whole, remove torn ones and temporary files."""
         with disk_errors(self._folder):
-            for entry in sorted(self._folder.iterdir()):
+            for entry in entries(self._folder):
                 index = index_of(entry.name)
                 if index is not None:
                     done = check_part(entry, index, self.manifest)
@@ -297,14 +277,14 @@ class Store:
                     else:
                         entry.unlink()
                         self.damaged += (entry.name,)
-                elif _is_litter(entry.name) and entry.name != _LOCK:
+                elif _is_litter(entry.name) and not is_lock(entry.name):
                     entry.unlink()
 
     def _remove_own(self) -> None:
         """Empty the folder of a run whose file is finished, the manifest last; what others put there stays."""
         with disk_errors(self._folder):
-            for entry in sorted(self._folder.iterdir()):
-                if index_of(entry.name) is not None or (_is_litter(entry.name) and entry.name != _LOCK):
+            for entry in entries(self._folder):
+                if index_of(entry.name) is not None or (_is_litter(entry.name) and not is_lock(entry.name)):
                     entry.unlink()
             (self._folder / MANIFEST).unlink(missing_ok=True)
 
@@ -317,7 +297,7 @@ class Store:
         )
 
     @property
-    def _sidecar(self) -> Path:
+    def _sidecar(self) -> Place:
         return self.path.with_name(f"{self.path.name}.{MANIFEST}")
 
     def _final_manifest(self) -> Manifest | None:
@@ -328,7 +308,7 @@ class Store:
             return file_manifest(self.path)
         return read_manifest(self._sidecar) if self._sidecar.exists() else None
 
-    def _write_manifest(self, path: Path, manifest: Manifest) -> None:
+    def _write_manifest(self, path: Place, manifest: Manifest) -> None:
         with atomic_file(path) as file:
             file.write(manifest.to_json().encode())
 
@@ -347,7 +327,7 @@ class Store:
 
 def _is_litter(name: str) -> bool:
     """Whether only a killed run of ours leaves files of that name."""
-    if name == _LOCK:
+    if is_lock(name):
         return True
     match = re.fullmatch(r"\.(.+?)(\.[0-9a-f]+)?\.tmp", name)
     return match is not None and (match[1] in (MANIFEST, _REJECTED) or index_of(match[1]) is not None)

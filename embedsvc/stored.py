@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from embedsvc.arrow import METADATA_KEY, digest, schema_of, writer_options
 from embedsvc.errors import StoreError
 from embedsvc.manifest import Manifest
 from embedsvc.parts import Piece, check_part, index_of
-from embedsvc.storage import atomic_file
+from embedsvc.storage import Place, atomic_file, entries, place, readable
 
 __all__ = [
     "MANIFEST",
@@ -24,7 +22,7 @@ __all__ = [
 MANIFEST = "manifest.json"
 
 
-def pieces_of(path: str | Path, *, allow_partial: bool = False) -> tuple[Manifest, tuple[Piece, ...]]:
+def pieces_of(path: str | Place, *, allow_partial: bool = False) -> tuple[Manifest, tuple[Piece, ...]]:
     """The manifest of a stored set and where its parts are.
 
     Raises
@@ -32,7 +30,7 @@ def pieces_of(path: str | Path, *, allow_partial: bool = False) -> tuple[Manifes
     StoreError
         If there is no set, or it is unfinished and `allow_partial` is not set.
     """
-    path = Path(path)
+    path = place(path)
     if path.is_file():
         manifest = file_manifest(path)
         return manifest, tuple(Piece(path, number, part.rows, manifest) for number, part in enumerate(manifest.parts))
@@ -43,7 +41,7 @@ def pieces_of(path: str | Path, *, allow_partial: bool = False) -> tuple[Manifes
     manifest = read_manifest(folder / MANIFEST)
     if manifest.complete:
         return manifest, tuple(Piece(folder / part.name, 0, part.rows, manifest) for part in manifest.parts)
-    whole = sorted((index, entry) for entry in folder.iterdir() if (index := index_of(entry.name)) is not None)
+    whole = [(index, entry) for entry in entries(folder) if (index := index_of(entry.name)) is not None]
     if not allow_partial:
         count = "1 part is" if len(whole) == 1 else f"{len(whole)} parts are"
         raise StoreError(
@@ -54,7 +52,7 @@ def pieces_of(path: str | Path, *, allow_partial: bool = False) -> tuple[Manifes
     return manifest, tuple(Piece(entry, 0, done.part.rows, manifest) for entry, done in checked if done)
 
 
-def verify(path: str | Path) -> Manifest:
+def verify(path: str | Place) -> Manifest:
     """Read a finished set completely and compare every part with its digest.
 
     Raises
@@ -73,7 +71,7 @@ def verify(path: str | Path) -> Manifest:
         if digest(table) != part.sha256:
             bad.append(f"{part.name} was changed after it was written")
     if bad:
-        what = "the file" if Path(path).is_file() else "those parts"
+        what = "the file" if place(path).is_file() else "those parts"
         raise StoreError(
             f"{path} is damaged: {'; '.join(bad)}",
             f"Delete {what} and run the command that wrote it again.",
@@ -81,23 +79,23 @@ def verify(path: str | Path) -> Manifest:
     return manifest
 
 
-def intact(manifest: Manifest, path: Path) -> bool:
+def intact(manifest: Manifest, path: Place) -> bool:
     """Whether every part of a finished set is there with all its rows; a look at the footers, not at the rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         if path.is_file():
-            metadata = pq.read_metadata(path)
+            metadata = pq.read_metadata(readable(path))
             found = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         else:
-            found = [pq.read_metadata(path / part.name).num_rows for part in manifest.parts]
+            found = [pq.read_metadata(readable(path / part.name)).num_rows for part in manifest.parts]
     except (OSError, UnicodeDecodeError, pa.ArrowException):
         return False
     return found == [part.rows for part in manifest.parts]
 
 
-def write_parquet(source: Path, path: Path) -> None:
+def write_parquet(source: Place, path: Place) -> None:
     """Write a finished set as one Parquet file, a row group for each part."""
     import pyarrow.parquet as pq
 
@@ -112,7 +110,7 @@ def write_parquet(source: Path, path: Path) -> None:
             writer.write_table(table, row_group_size=max(len(table), 1))
 
 
-def file_manifest(path: Path) -> Manifest:
+def file_manifest(path: Place) -> Manifest:
     """The manifest in a single Parquet file.
 
     Raises
@@ -124,7 +122,7 @@ def file_manifest(path: Path) -> Manifest:
     import pyarrow.parquet as pq
 
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        metadata = pq.read_schema(readable(path)).metadata or {}
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise StoreError(f"{path} is no readable Parquet file: {error}", "Choose another path.") from error
     if METADATA_KEY not in metadata:
@@ -132,7 +130,7 @@ def file_manifest(path: Path) -> Manifest:
     return Manifest.from_json(metadata[METADATA_KEY], origin=str(path))
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Place) -> Manifest:
     """The manifest in a file of JSON.
 
     Raises
@@ -147,6 +145,6 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest.from_json(text, origin=str(path))
 
 
-def partial_folder(path: Path) -> Path:
+def partial_folder(path: Place) -> Place:
     """The folder in which a single file is made."""
     return path.with_name(f".{path.name}.partial")

@@ -1,4 +1,5 @@
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from embedsvc import catalog, fetching
 from embedsvc.errors import FetchError
 from embedsvc.models.base import Encoder
 from embedsvc.models.load import load_model
+from tests.objects import Bucket, bucket_of, s3_server
 
 # A busy machine is no finding: the first example of a test may compile or import for seconds.
 settings.register_profile("embedsvc", deadline=None)
@@ -62,3 +64,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
+
+
+@pytest.fixture(scope="session")
+def s3_environment() -> Iterator[dict[str, str]]:
+    """What leads to a server that speaks S3. For tests marked needs_s3."""
+    with s3_server() as environment:
+        yield environment
+
+
+@pytest.fixture
+def bucket(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket, and the environment to reach it."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    return bucket_of(f"bucket-{secrets.token_hex(4)}")

@@ -48,6 +48,7 @@ LAYERS = {
     },
     "foundations": {
         "masks",
+        "processes",
         "storage",
         "registry",
         "knn",

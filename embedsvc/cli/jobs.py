@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
@@ -27,11 +26,12 @@ def jobs(outs: tuple[str, ...], *, count: int, as_json: bool) -> None:
     from embedsvc.cli.tables import print_table
     from embedsvc.errors import StoreError
     from embedsvc.jobs.records import known_outs, runs_of
+    from embedsvc.storage import place
 
     for out in outs:
-        if not Path(out).is_dir():
+        if not place(out).is_dir():
             raise StoreError(f"{out}: no such folder", "Give the folder of a job, or nothing for all jobs.")
-    runs = [run for out in outs or known_outs() for run in runs_of(Path(out))]
+    runs = [run for out in outs or known_outs() for run in runs_of(place(out))]
     runs = sorted(runs, key=lambda run: run.started, reverse=True)[:count]
     if as_json:
         click.echo(json.dumps([asdict(run) for run in runs], indent=2))

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -110,10 +109,10 @@ def _fail(error: EmbedsvcError, code: int) -> NoReturn:
 
 def _may_pass(error: EmbedsvcError) -> bool:
     """Whether the same command may work later though nobody changes anything."""
-    from embedsvc.errors import FetchError, LockedError
+    from embedsvc.errors import FetchError, LockedError, UnreachableError
 
     full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or isinstance(error, (FetchError, LockedError))
+    return full or isinstance(error, (FetchError, LockedError, UnreachableError))
 
 
 def _silent(event: dict[str, Any]) -> None:
@@ -192,6 +191,8 @@ def _size(n_bytes: int | None) -> str:
 
 
 def _print_summary(done: JobSummary) -> None:
+    from embedsvc.storage import place
+
     rows = []
     for step in done.run.steps:
         speed = f"{step.encoded / step.seconds:,.0f}" if step.encoded and step.seconds else ""
@@ -206,5 +207,5 @@ def _print_summary(done: JobSummary) -> None:
         ("log", str(done.log_path)),
     ]
     reports = [f"{step.name}.html" for step in done.run.steps if step.name.partition(".")[0] == "report"]
-    pairs += [("report", str(Path(done.run.out) / name)) for name in reports]
+    pairs += [("report", str(place(done.run.out) / name)) for name in reports]
     print_pairs(pairs)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embedsvc.jobs.spec import Step
+from embedsvc.storage import Place, open_raw
 
 __all__ = ["analysis_inputs", "extraction_inputs", "file_digest", "model_digest", "step_key"]
 
@@ -80,9 +81,9 @@ def model_digest(values: Mapping[str, Any]) -> str:
     return _sha("\n".join(parts))
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Place) -> str:
     """SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as file:
+    with open_raw(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

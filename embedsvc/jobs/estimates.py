@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedsvc.errors import StoreError
@@ -17,13 +16,13 @@ from embedsvc.jobs.records import Record, Records, state_folder
 from embedsvc.jobs.sets import Shelf
 from embedsvc.jobs.spec import Step
 from embedsvc.jobs.steps import extraction_options
-from embedsvc.storage import atomic_file
+from embedsvc.storage import Place, atomic_file
 
 if TYPE_CHECKING:
     from embedsvc.jobs.plan import Planned
     from embedsvc.texts import Scan
 
-__all__ = ["Estimate", "Profile", "estimate", "mean_characters", "remember", "set_bytes"]
+__all__ = ["Estimate", "Profile", "estimate", "mean_characters", "remember"]
 
 _SAMPLE = 256  # texts whose length is looked at
 _TIMED = 64  # texts encoded to time a model that was never timed
@@ -73,7 +72,7 @@ class Found(NamedTuple):
     estimate: Estimate | None
 
 
-def estimate(planned: Planned, out: Path, records: Records, *, rows: int, told: Callable[[str], object]) -> Found:
+def estimate(planned: Planned, out: Place, records: Records, *, rows: int, told: Callable[[str], object]) -> Found:
     """Rows to encode, and what the step will take; `rows` are those of its set. See `plan_job`."""
     step = planned.step
     profile = _profiles().get(_name_of(step, planned.inputs))
@@ -104,11 +103,6 @@ def remember(step: Step, inputs: Mapping[str, Any], profile: Profile) -> None:
             file.write(json.dumps(data, indent=2, sort_keys=True).encode())
 
 
-def set_bytes(folder: Path) -> int:
-    """Bytes of a set's files."""
-    return sum(entry.stat().st_size for entry in folder.iterdir())
-
-
 def mean_characters(scan: Scan) -> float:
     """Length of a text, by the first few hundred."""
     from embedsvc.texts import read
@@ -135,7 +129,7 @@ def _name_of(step: Step, inputs: Mapping[str, Any]) -> str:
     return f"extract {hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
 
-def _known_rows(planned: Planned, out: Path, record: Record | None) -> int:
+def _known_rows(planned: Planned, out: Place, record: Record | None) -> int:
     """Rows that need not be encoded, found as the run finds them, on the assumption that it loads the same model."""
     from embedsvc.jobs.recall import Recall
     from embedsvc.stored import pieces_of

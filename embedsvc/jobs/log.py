@@ -3,40 +3,49 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from embedsvc.jobs.records import Run
-from embedsvc.storage import atomic_file, disk_errors
+from embedsvc.storage import ObjectPath, Place, atomic_file, disk_errors
 
 __all__ = ["Log", "Meter", "prometheus_text", "write_prometheus"]
 
 Listener = Callable[[dict[str, Any]], object]
 
-_SECONDS = 10.0  # between lines about rows
+_SECONDS = 10.0  # between lines about rows, and between uploads
 
 
 class Log:
     """A file of JSON lines, one an event: ``{"time", "run", "event", …}``; also told to listeners.
 
+    An object cannot grow: there the whole log is put again, at most every ten seconds and at its end.
+
     Parameters
     ----------
-    path : Path
+    path : Place
     run : str
     listeners : callables
         Given each event as a dict.
     """
 
-    def __init__(self, path: Path, run: str, *listeners: Listener) -> None:
+    def __init__(self, path: Place, run: str, *listeners: Listener) -> None:
         self._run = run
         self._listeners = listeners
         self._lock = threading.Lock()
-        with disk_errors(path):
-            self._file = path.open("a", encoding="utf-8")
         self._path = path
+        self._put = 0.0
+        self._file: IO[str]
+        with disk_errors(path):
+            self._file = (
+                tempfile.TemporaryFile("w+", encoding="utf-8", prefix="embedsvc-")  # noqa: SIM115 - closed by `close`
+                if isinstance(path, ObjectPath)
+                else path.open("a", encoding="utf-8")
+            )
 
     def __call__(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - JSON values
         """Write one line."""
@@ -47,12 +56,22 @@ class Log:
             with disk_errors(self._path):
                 self._file.write(json.dumps(line, ensure_ascii=True, default=str) + "\n")
                 self._file.flush()
+            if time.monotonic() - self._put >= _SECONDS:
+                self._upload()
             for listener in self._listeners:
                 listener(line)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with self._lock:
+            self._upload()
+            self._file.close()
+
+    def _upload(self) -> None:
+        if isinstance(self._path, ObjectPath):
+            self._file.seek(0)
+            self._path.put(self._file.read().encode())
+            self._put = time.monotonic()
 
 
 class Meter:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from embedsvc.errors import StoreError
@@ -17,6 +16,7 @@ from embedsvc.jobs.records import Record, Records
 from embedsvc.jobs.sets import Shelf
 from embedsvc.jobs.spec import Job, Step
 from embedsvc.jobs.steps import extraction_options
+from embedsvc.storage import Place, place
 from embedsvc.stored import intact, pieces_of
 from embedsvc.stored import verify as verify_set
 from embedsvc.texts import Scan, scan
@@ -119,7 +119,7 @@ def plan_job(
     InputError
         For bad input.
     """
-    out = Path(job.out)
+    out = place(job.out)
     records = Records(out)
     planned: list[Planned] = []
     keys: dict[str, str] = {}
@@ -166,7 +166,7 @@ def _set_state(
     return False, _changes(step, inputs, record)
 
 
-def _analysis_state(step: Step, key: str, inputs: Mapping[str, Any], records: Records, out: Path) -> tuple[bool, str]:
+def _analysis_state(step: Step, key: str, inputs: Mapping[str, Any], records: Records, out: Place) -> tuple[bool, str]:
     record = records.get(step.name)
     if record is None or record.key != key:
         return False, _changes(step, inputs, record)
@@ -177,7 +177,7 @@ def _analysis_state(step: Step, key: str, inputs: Mapping[str, Any], records: Re
 
 
 def _verified(
-    planned: Iterable[Planned], out: Path, *, everything: bool, told: Callable[[str], object]
+    planned: Iterable[Planned], out: Place, *, everything: bool, told: Callable[[str], object]
 ) -> list[Planned]:
     """The steps, where a set that is going to be read does not agree with its digests taken as not done."""
     steps = list(planned)
@@ -221,5 +221,5 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _is(path: Path, digest: str) -> bool:
+def _is(path: Place, digest: str) -> bool:
     return path.is_file() and file_digest(path) == digest

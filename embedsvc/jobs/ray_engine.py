@@ -17,18 +17,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from embedsvc.errors import EmbedsvcError, MissingExtraError, StoreError, StoreMismatchError
+from embedsvc.errors import EmbedsvcError, MissingExtraError, SettingsError, StoreError, StoreMismatchError
 from embedsvc.extraction import Settings, describe, extract
 from embedsvc.jobs.engines import Order
 from embedsvc.jobs.recall import Recall
 from embedsvc.manifest import Manifest, Part
 from embedsvc.models.base import LoadOptions
 from embedsvc.parts import Done, write_part
+from embedsvc.storage import Place
 from embedsvc.texts import Scan, read
 from embedsvc.types import Text
 
@@ -45,7 +45,7 @@ _SHARDS_PER_ACTOR = 4  # runs of units that are read in one go; a lost one costs
 class _Work:
     """What every process of the cluster is told, by reference."""
 
-    folder: Path
+    folder: Place
     model: str
     load_options: LoadOptions
     settings: Settings
@@ -80,7 +80,15 @@ def encode_on_ray(order: Order) -> None:
     if not todo:
         return
     with _cluster(order), _quiet_data():
-        workers = order.workers or max(1, int(ray.cluster_resources().get("GPU" if order.gpus else "CPU", 1)))
+        there = ray.cluster_resources()
+        if order.gpus > there.get("GPU", 0):
+            # Ray would wait for such a node for ever.
+            raise SettingsError(
+                f"each actor needs {order.gpus:g} GPUs, and the cluster has {there.get('GPU', 0):g}",
+                "Give fewer with --gpus, or start nodes that have them.",
+            )
+        n_actors = there.get("GPU", 0) // order.gpus if order.gpus else there.get("CPU", 1)
+        workers = order.workers or max(1, int(n_actors))
         workers = min(workers, len(todo))
         work = ray.put(
             _Work(

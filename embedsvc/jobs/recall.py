@@ -14,7 +14,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from embedsvc.errors import StoreError
 from embedsvc.extraction import Recalled
 from embedsvc.manifest import Manifest
 from embedsvc.parts import Piece
+from embedsvc.storage import Place
 from embedsvc.stored import pieces_of
 from embedsvc.types import Mode, Text, Variant
 
@@ -95,13 +95,13 @@ class Recall:
 
     @classmethod
     def of(
-        cls, earlier: Iterable[Path], manifest: Manifest, told: Callable[[str], object] = lambda why: None
+        cls, earlier: Iterable[Place], manifest: Manifest, told: Callable[[str], object] = lambda why: None
     ) -> Recall | None:
         """What of earlier sets, finished or not, serves a run; None if nothing does.
 
         Parameters
         ----------
-        earlier : iterable of Path
+        earlier : iterable of Place
             The first to hold a row gives it.
         manifest : Manifest
             Of the run.

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import secrets
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from embedsvc.errors import StoreError
-from embedsvc.storage import atomic_file
+from embedsvc.processes import Process, start_of
+from embedsvc.storage import Place, atomic_file, entries
 
 __all__ = ["Record", "Records", "Run", "StepResult", "known_outs", "remember_out", "runs_of", "state_folder"]
 
@@ -49,7 +49,7 @@ class Record:
 class Records:
     """Finished steps of one job's folder, by name; written through at each change."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Place) -> None:
         self._path = out / "steps.json"
         self._steps: dict[str, Record] = {}
         self.pending: dict[str, str] = {}
@@ -130,7 +130,7 @@ class Run:
         Seconds since 1970.
     host : str
     process : tuple of int
-        Process id and the start time of that process in clock ticks, which tells it from a later one of that id.
+        Process id and start time: see `processes.Process`.
     steps : tuple of StepResult
     error : str
     """
@@ -150,7 +150,7 @@ class Run:
     @classmethod
     def begin(cls, job: str, out: str, engine: str) -> Self:
         """A run that begins now in this process."""
-        now = time.time()
+        now, this = time.time(), Process.this()
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03}Z"
         return cls(
             id=f"{stamp}-{secrets.token_hex(2)}",
@@ -158,8 +158,8 @@ class Run:
             out=out,
             engine=engine,
             started=now,
-            host=socket.gethostname(),
-            process=(os.getpid(), _start_of(os.getpid())),
+            host=this.host,
+            process=(this.id, this.start),
         )
 
     @property
@@ -167,27 +167,27 @@ class Run:
         """How long it took, or has taken so far."""
         return (time.time() if self.ended is None else self.ended) - self.started
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Place) -> None:
         """Write it to ``run.json`` in a folder."""
         with atomic_file(folder / "run.json") as file:
             file.write(json.dumps(asdict(self), indent=2, ensure_ascii=True).encode() + b"\n")
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Place) -> Self:
         """The run of a folder, with its true state as far as it can be told from here."""
         data = json.loads((folder / "run.json").read_bytes())
         steps = tuple(StepResult(**step) for step in data["steps"])
         run = cls(**(data | {"steps": steps, "process": tuple(data["process"])}))
-        here = run.host == socket.gethostname()
-        if run.state == "running" and here and _start_of(run.process[0]) != run.process[1]:
+        here = run.host == Process.this().host
+        if run.state == "running" and here and start_of(run.process[0]) != run.process[1]:
             return replace(run, state="killed")
         return run
 
 
-def runs_of(out: Path) -> Iterator[Run]:
+def runs_of(out: Place) -> Iterator[Run]:
     """All runs of a job's folder, oldest first; damaged records are passed over."""
     folder = out / "runs"
-    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for entry in entries(folder) if folder.is_dir() else ():
         with suppress(OSError, ValueError, TypeError, KeyError):
             yield Run.read(entry)
 
@@ -218,12 +218,3 @@ def known_outs() -> list[str]:
     return sorted(
         entry.read_bytes().decode("utf-8", "surrogateescape") for entry in folder.iterdir() if entry.is_file()
     )
-
-
-def _start_of(process: int) -> int:
-    """When a process began, in clock ticks since boot; 0 where it does not exist or the system cannot tell."""
-    try:
-        # The second field is a name in brackets, which may hold anything.
-        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0

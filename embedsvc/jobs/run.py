@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from embedsvc.errors import EmbedsvcError, LockedError
+from embedsvc.errors import EmbedsvcError
 from embedsvc.jobs.digests import file_digest, set_step
 from embedsvc.jobs.engines import ENGINES, Order
-from embedsvc.jobs.estimates import Profile, mean_characters, remember, set_bytes
+from embedsvc.jobs.estimates import Profile, mean_characters, remember
 from embedsvc.jobs.log import Listener, Log, Meter, write_prometheus
 from embedsvc.jobs.plan import Plan, Planned, plan_job
 from embedsvc.jobs.recall import Recall
@@ -21,7 +19,7 @@ from embedsvc.jobs.records import Record, Records, Run, StepResult, remember_out
 from embedsvc.jobs.sets import Shelf
 from embedsvc.jobs.spec import Job
 from embedsvc.jobs.steps import analyse, extraction_options
-from embedsvc.storage import disk_errors, sync_folder
+from embedsvc.storage import Place, disk_errors, folder_bytes, locked, place, put_into, staging
 
 __all__ = ["JobSummary", "run_job"]
 
@@ -35,12 +33,12 @@ class JobSummary:
     run : Run
     plan : Plan
         As it was when the run began.
-    log_path : Path
+    log_path : Place
     """
 
     run: Run
     plan: Plan
-    log_path: Path
+    log_path: Place
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only."""
@@ -82,8 +80,8 @@ def run_job(
         Whatever stopped a step; what was done before it is kept.
     """
     ENGINES[job.engine]  # an unknown name is an error before anything is made
-    out = Path(job.out)
-    with _locked(out):
+    out = place(job.out)
+    with locked(out, f"another run works in {out}", "Wait until it is done, or give another folder with --out."):
         running = _Running(job, out, verify, prometheus, listener)
         try:
             running.all_steps()
@@ -93,36 +91,10 @@ def run_job(
         return running.stop(None)
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    new = not out.exists()
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(out / ".lock"), timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise LockedError(
-                f"another run works in {out} (it holds {lock.lock_file})",
-                "Wait until it is done, or give another folder with --out.",
-            ) from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            (out / ".lock").unlink()
-        lock.release()
-        if new:
-            with suppress(OSError):  # nothing was made in it
-                out.rmdir()
-
-
 class _Running:
     """One run: its record on disk is never behind by more than a step."""
 
-    def __init__(self, job: Job, out: Path, verify: bool, prometheus: str | Path | None, listener: Listener) -> None:
+    def __init__(self, job: Job, out: Place, verify: bool, prometheus: str | Path | None, listener: Listener) -> None:
         self._job = job
         self._out = out
         self._verify = verify
@@ -238,7 +210,7 @@ class _Running:
         records.finish(step.name, Record(planned.key, step.values, planned.inputs, files))
         if encoded == scan.rows:
             characters = mean_characters(scan) * scan.rows
-            profile = Profile(seconds / scan.rows, set_bytes(shelf.finished) / scan.rows, tokens / characters)
+            profile = Profile(seconds / scan.rows, folder_bytes(shelf.finished) / scan.rows, tokens / characters)
             remember(step, planned.inputs, profile)
         return StepResult(step.name, "done", encoded=encoded, tokens=tokens - tokens_before)
 
@@ -252,14 +224,13 @@ class _Running:
             for role in ("set", "other-set")
             if (name := set_step(step, role, keys)) is not None
         }
-        staging = out / f".{step.name}.tmp"
-        with disk_errors(out):
-            if staging.exists():
-                shutil.rmtree(staging)
-            staging.mkdir()
         began = time.perf_counter()
-        analyse(step, sets, staging, told=lambda what: log("doing", step=step.name, what=what))
-        files = _move_all(staging, out)
+        files = {}
+        with staging(out, step.name) as folder:
+            analyse(step, sets, folder, told=lambda what: log("doing", step=step.name, what=what))
+            for path in sorted(folder.iterdir()):
+                files[path.name] = file_digest(path)
+                put_into(out, path)
         records.finish(step.name, Record(planned.key, step.values, planned.inputs, files))
         remember(step, planned.inputs, Profile((time.perf_counter() - began) / len(sets["set"])))
         return StepResult(step.name, "done")
@@ -287,15 +258,3 @@ class _Running:
     def _update(self, **changes: Any) -> None:  # noqa: ANN401 - fields of Run
         self._run = replace(self._run, **changes)
         self._run.write(self._folder)
-
-
-def _move_all(staging: Path, out: Path) -> Mapping[str, str]:
-    """Put finished files in place; names to digests."""
-    files = {}
-    with disk_errors(out):
-        for path in sorted(staging.iterdir()):
-            files[path.name] = file_digest(path)
-            path.replace(out / path.name)
-        staging.rmdir()
-        sync_folder(out)
-    return files

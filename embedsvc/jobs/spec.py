@@ -51,7 +51,8 @@ class Job:
     name : str
         By default the file's, without its ending.
     out : str
-        Folder of everything it makes; by default its name. Relative to the working directory, as sources are.
+        Folder of everything it makes, or an address such as ``s3://bucket/reviews``; by default its name. Paths are
+        relative to the working directory, as those of sources are.
     steps : tuple of Step
         In the order they run: extractions first, reports last.
     engine : str
@@ -115,12 +116,6 @@ def load_job(
         raise SettingsError(f"{path}: the job is named {name!r}", "Use letters, digits, - and _.")
     steps = tables.steps()
     _check_sets(steps, str(path))
-    for place in (top["out"] or "", *(name for step in steps for name in step.values.get("sources") or ())):
-        if "://" in place:
-            raise SettingsError(
-                f"{path}: {place} is an address, and jobs read and write files",
-                "Mount the bucket, or copy to and from it (aws s3 sync) before and after the run.",
-            )
     return Job(name, top["out"] or name, steps, top["engine"], top["address"], top["workers"], top["gpus"])
 
 

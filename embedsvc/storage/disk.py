@@ -45,7 +45,7 @@ def atomic_file(path: Path, *, writer: str = "") -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: object) -> Iterator[None]:
     """Turn an OSError into a StoreError that names the path and what to do."""
     try:
         yield

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from embedsvc.errors import DuplicateIdError, InputError
+from embedsvc.storage import size_of
 from embedsvc.texts.base import READERS, Bad, OnError, ReadOptions, Row, Rows, gather
 from embedsvc.texts.lines import too_long
 from embedsvc.texts.sources import File, find, opened
@@ -98,8 +99,8 @@ def scan(
     Parameters
     ----------
     sources : iterable of path
-        Files, globs (``**`` goes into folders), folders (the files in it, not those further down) and ``-``. In globs
-        and folders, files that no reader knows and hidden ones are passed over.
+        Files, addresses (``s3://bucket/name``), globs (``**`` goes into folders), folders (the files in it, not those
+        further down) and ``-``. In globs and folders, files that no reader knows and hidden ones are passed over.
     options : ReadOptions, optional
     spool : Path, optional
         Folder in which standard input is kept as ``stdin`` plus suffix; it must last until `read` is done.
@@ -222,7 +223,7 @@ class _Reading:
         reader = READERS[file.suffix]
         reached = 0
         try:
-            if self._expected_size is not None and file.path.stat().st_size != self._expected_size:
+            if self._expected_size is not None and size_of(file.path) != self._expected_size:
                 raise _changed(file)
             with opened(file, seeks=reader.seeks) as (stream, hashed):
                 for item in reader.rows(stream, file.name, options):

@@ -1,4 +1,4 @@
-"""Which files are meant, and how they are opened: paths, globs, folders, stdin, named data sets, gzip."""
+"""Which files are meant, and how they are opened: paths, addresses, globs, folders, stdin, named data sets, gzip."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 
 from embedsvc import catalog, fetching
 from embedsvc.errors import InputError, SettingsError, UnknownNameError
+from embedsvc.storage import ObjectPath, Place, is_address, open_raw, place
 from embedsvc.texts.base import READERS, ReadOptions
 
 __all__ = ["File", "Hashed", "find", "opened"]
@@ -26,6 +27,7 @@ __all__ = ["File", "Hashed", "find", "opened"]
 STDIN = "-"
 DATA = "data:"  # followed by the name of a data set of the catalogue
 _CHUNK = 2**20
+_FETCHED = 2**23  # bytes of an object asked for at once: a request takes some 50 ms, whatever its size
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class File:
     """One file to read; `name` is what the user called it and what ids begin with."""
 
     name: str
-    path: Path
+    path: Place
     suffix: str
     gzipped: bool
 
@@ -53,11 +55,8 @@ def find(
     places: dict[tuple[int, int] | str, str] = {}
     for source in [sources] if isinstance(sources, (str, os.PathLike)) else sources:
         for file in _files(os.fspath(source), options, spool, stdin):
-            found = _status(file.name, file.path)
-            if not stat.S_ISREG(found.st_mode):
-                raise InputError(f"{file.name}: this is not a regular file", "Pipe it in, and read it with -")
             # The same file under two names, and two sources with one name: `-` and a file called "stdin".
-            for key in ((found.st_dev, found.st_ino), file.name):
+            for key in {_identity(file), file.name}:
                 if key in places:
                     raise InputError(
                         f"{file.name}: given twice, the first time as {places[key]}", "Leave one of them out."
@@ -69,9 +68,21 @@ def find(
     return tuple(files)
 
 
+def _identity(file: File) -> tuple[int, int] | str:
+    """What a file is, whatever it is called."""
+    if isinstance(file.path, ObjectPath):
+        return str(file.path)
+    found = _status(file.name, file.path)
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{file.name}: this is not a regular file", "Pipe it in, and read it with -")
+    return found.st_dev, found.st_ino
+
+
 def _files(source: str, options: ReadOptions, spool: Path | None, stdin: BinaryIO | None) -> Iterator[File]:
     if source == STDIN:
         yield _spooled(options, spool, stdin)
+    elif is_address(source):
+        yield from _objects(source)
     elif source.startswith(DATA) and not os.path.lexists(source):
         named = catalog.DATA[source.removeprefix(DATA)]
         path = fetching.fetch(named) / named.table.name
@@ -80,21 +91,44 @@ def _files(source: str, options: ReadOptions, spool: Path | None, stdin: BinaryI
         with _reported(source):
             entries = sorted(entry.name for entry in os.scandir(source) if entry.is_file())
         names = [os.path.join(source, entry) for entry in entries if not entry.startswith(".")]
-        known = [name for name in names if _known(name)]
-        if not known:
-            raise InputError(
-                f"{source}: no file in this folder ends in {_suffixes()}",
-                f"For files in folders further down use {os.path.join(source, '**')!r}",
-            )
-        yield from map(_file, known)
+        yield from map(_file, _known_in_folder(source, names))
     elif not os.path.lexists(source) and any(sign in source for sign in "*?["):
         names = sorted(name for name in glob.glob(source, recursive=True) if os.path.isfile(name))
-        known = [name for name in names if _known(name)]
-        if not known:
-            raise InputError(f"{source}: no file that ends in {_suffixes()} matches")
-        yield from map(_file, known)
+        yield from map(_file, _known_matches(source, names))
     else:
         yield _file(source)
+
+
+def _objects(source: str) -> Iterator[File]:
+    """The objects that an address names: itself, those in a folder, or those that match."""
+    path = ObjectPath(source)
+    if path.is_file():
+        yield _file(source)
+    elif any(sign in source for sign in "*?["):
+        with _reported(source):  # a pattern may have no meaning
+            names = [str(entry) for entry in path.glob()]
+        yield from map(_file, _known_matches(source, names))
+    elif entries := [entry for entry in path.iterdir() if not entry.name.startswith(".")]:
+        yield from map(_file, _known_in_folder(source, [str(entry) for entry in entries]))
+    else:
+        raise InputError(f"{source}: no such object, folder or bucket")
+
+
+def _known_in_folder(folder: str, names: Iterable[str]) -> list[str]:
+    known = [name for name in names if _known(name)]
+    if not known:
+        raise InputError(
+            f"{folder}: no file in this folder ends in {_suffixes()}",
+            f"For files in folders further down use {os.path.join(folder, '**')!r}",
+        )
+    return known
+
+
+def _known_matches(pattern: str, names: Iterable[str]) -> list[str]:
+    known = [name for name in names if _known(name)]
+    if not known:
+        raise InputError(f"{pattern}: no file that ends in {_suffixes()} matches")
+    return known
 
 
 def _file(name: str) -> File:
@@ -104,14 +138,16 @@ def _file(name: str) -> File:
         raise InputError(
             f"{os.fsencode(name)!r}: the file name is not UTF-8, so it can be no part of an id", "Rename the file."
         ) from None
-    _status(name, Path(name))
+    path = place(name)
+    if isinstance(path, Path):
+        _status(name, path)
     suffix, gzipped = _suffix(name)
     try:
         READERS[suffix]
     except UnknownNameError as error:
         what = f"files that end in {suffix!r}" if suffix else "files without a suffix"
         raise InputError(f"{name}: there is no reader for {what}", f"{error.hint} (each also with .gz)") from None
-    return File(name, Path(name), suffix, gzipped)
+    return File(name, path, suffix, gzipped)
 
 
 def _suffix(name: str) -> tuple[str, bool]:
@@ -194,13 +230,15 @@ class Hashed(io.RawIOBase):
 def opened(file: File, *, seeks: bool) -> Iterator[tuple[io.BufferedIOBase, Hashed]]:
     """The decompressed stream of a file, and the hash of its raw bytes (complete after `Hashed.finish`)."""
     with ExitStack() as stack:
-        raw = stack.enter_context(file.path.open("rb", buffering=0))
+        remote = isinstance(file.path, ObjectPath)
+        raw = stack.enter_context(open_raw(file.path))
         hashed = Hashed(raw)
-        stream: io.BufferedIOBase = io.BufferedReader(hashed, _CHUNK)
+        stream: io.BufferedIOBase = io.BufferedReader(hashed, _FETCHED if remote else _CHUNK)
         if file.gzipped:
             stream = stack.enter_context(gzip.GzipFile(fileobj=stream, mode="rb"))
-        if seeks and file.gzipped:
-            # Random access into gzip decompresses from the start each time; a file on disk costs no memory.
+        if seeks and (file.gzipped or remote):
+            # Random access into gzip decompresses from the start each time, and into an object fetches it piece by
+            # piece; a file on disk costs no memory.
             copy = stack.enter_context(tempfile.TemporaryFile(prefix="embedsvc-"))
             shutil.copyfileobj(stream, copy, _CHUNK)
             copy.seek(0)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +54,11 @@ class Cluster:
 
 
 @contextmanager
-def cluster(*names: str) -> Iterator[Cluster]:
-    """A head that does no work itself, and a worker node of one processor for each name."""
+def cluster(*names: str, gpus: Collection[str] = ()) -> Iterator[Cluster]:
+    """A head that does no work itself, and a worker node of one processor for each name.
+
+    Nodes in `gpus` say that they have a graphics card. Ray believes them, and hands out what it believes.
+    """
     home = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short: paths of sockets are limited
     port = _free_port()
     environment = os.environ | {
@@ -78,7 +81,10 @@ def cluster(*names: str) -> Iterator[Cluster]:
             *("--include-dashboard=false", f"--temp-dir={home / 't'}"),
         )
         for number, name in enumerate(names, 3):
-            made.start(name, f"--address={made.address}", f"--node-ip-address=127.0.0.{number}", "--num-cpus=1")
+            made.start(
+                *(name, f"--address={made.address}", f"--node-ip-address=127.0.0.{number}", "--num-cpus=1"),
+                f"--num-gpus={int(name in gpus)}",
+            )
         yield made
     finally:
         for name in list(made.nodes):

@@ -6,17 +6,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from embedsvc import EmbeddingSet
 from embedsvc.errors import MissingExtraError
 from embedsvc.jobs import load_job, ray_engine, run_job
 from embedsvc.jobs.records import runs_of
 from tests.jobs.conftest import lines
 from tests.jobs.ray_cluster import Cluster, cluster
 from tests.jobs.test_run import set_of
+from tests.models.tiny_bert import make_tensors, write_folder
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason='needs Ray: pip install "embedsvc[ray]"')
 
@@ -33,10 +37,10 @@ def big(folder, job):
     return set_of(folder / "local")
 
 
-def start(out: str, nodes: Cluster) -> subprocess.Popen:
+def start(out: str, nodes: Cluster, *options: str, settings: Sequence[str] = SETTINGS) -> subprocess.Popen:
     command = [sys.executable, "-m", "embedsvc", "run", "job.toml", "-q", "-o", out]
-    command += ["--engine", "ray", "--address", nodes.address, "--workers", "3"]
-    for setting in SETTINGS:
+    command += ["--engine", "ray", "--address", nodes.address, *(options or ("--workers", "3"))]
+    for setting in settings:
         command += ["--set", setting]
     environment = nodes.environment | {"EMBEDSVC_STATE": os.environ["EMBEDSVC_STATE"]}
     with Path("driver.log").open("wb") as log:
@@ -110,6 +114,47 @@ def test_a_cluster_of_its_own_takes_over_known_rows_and_names_its_errors(folder,
     assert failed.returncode == 1
     assert "tokens, the limit is 5" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_actors_run_where_there_are_graphics_cards(folder, big):
+    with cluster("plain", "card", gpus=["card"]) as nodes:
+        driver = start("ray", nodes, "--workers", "2", "--gpus", "1")
+        wait_for_worker(nodes, "card", driver)
+        wait_for_parts("ray", 20, driver)
+        assert not nodes.workers("plain"), "each actor asks for a whole card"
+        assert driver.wait() == 0, Path("driver.log").read_text()
+        assert set_of(folder / "ray") == big
+        driver = start("more", nodes, "--gpus", "2")
+        assert driver.wait() == 1
+        assert "each actor needs 2 GPUs, and the cluster has 1" in Path("driver.log").read_text()
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("engine", ["tensorflow", "openvino"])
+def test_a_real_model_gives_on_a_cluster_what_it_gives_here(folder, job, engine):
+    if engine == "openvino" and find_spec("openvino") is None:
+        pytest.skip("openvino is not installed: pip install 'embedsvc[openvino]'")
+    write_folder(folder / "bert", make_tensors(n_classes=2))
+    job()
+    settings = (f"extract.model=hf:{folder / 'bert'}", f"extract.engine={engine}", "extract.rows-per-part=10")
+    settings += ("extract.on-long=truncate",)
+    run_job(load_job("job.toml", settings=settings, arguments={"out": "local"}))
+    with cluster("a", "b") as nodes:
+        driver = start("ray", nodes, "--workers", "2", settings=settings)
+        assert driver.wait() == 0, Path("driver.log").read_text()
+    here, there = EmbeddingSet.read("local/extract"), EmbeddingSet.read("ray/extract")
+    assert here.manifest.identity == there.manifest.identity
+    assert there.ids == here.ids
+    for name in here.manifest.stored:
+        np.testing.assert_allclose(there[name], here[name], rtol=0, atol=1e-6, err_msg=name)
+    # Of equal batches on one machine not even the last bit is another.
+    assert set_of(folder / "ray") == set_of(folder / "local")
 
 
 def test_without_ray_the_extra_is_named(job, monkeypatch):

@@ -79,8 +79,6 @@ def test_steps_run_in_one_order_however_the_file_has_them(path):
         ('[extract]\nsources = ["a"]\n["extract"."../x"]\nseed = 1', "Use letters, digits"),
         ('[extract.a]\nsources = ["a"]\n[extract.b]\nsources = ["a"]\n[cluster]', "which set it works on"),
         ('[extract]\nsources = ["a"]\n[cluster]\nset = "b"', "The sets are: extract"),
-        ('out = "s3://bucket/out"\n[extract]\nsources = ["a"]', "s3://bucket/out is an address"),
-        ('[extract]\nsources = ["s3://bucket/a.csv"]', "Mount the bucket"),
         ("[extract", "is no TOML"),
         pytest.param("[extract]\nsources = " + "[" * 3000, "is no TOML", id="deep"),
         ("", "has no steps"),
