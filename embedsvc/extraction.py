@@ -55,14 +55,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """Rows of a block whose vectors are known already.
+    """Rows of a block whose vectors are known already, all or some.
 
     Attributes
     ----------
     rows : ndarray of shape (m,), intp
         Positions in the block, ascending.
     vectors : mapping of str to ndarray of shape (m, width), float32
-        Of every stored variant.
+        Of the stored variants that all of these rows have; a pass of which one is lacking is encoded.
     n_tokens, truncated : ndarray of shape (m,)
         See `Forward`.
     """
@@ -74,7 +74,7 @@ class Recalled:
 
 
 Known = Callable[[Sequence[Text]], Recalled | None]
-"""Asked for the rows of each block that need not be encoded; None if there is none."""
+"""Asked for the rows of each block of which something need not be encoded; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,16 +365,29 @@ def extract_files(
 
 
 @dataclass(frozen=True, slots=True)
+class _Encoding:
+    """Some rows of a block on their way through some passes; what is fitted, in arrays and futures are these rows."""
+
+    texts: tuple[Text, ...]
+    passes: dict[Pass, tuple[str, ...]]
+    fitted: batching.Fitted
+    arrays: dict[tuple[Pass, str], Vectors]
+    futures: tuple[Future[None], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Running:
-    """A block whose batches are with the workers; what is fitted, in arrays and futures are its fresh rows."""
+    """A block whose batches are with the workers.
+
+    Passes that no row has yet go over the whole block, in the batches of a block of which nothing is known; passes
+    that some rows have go over the others.
+    """
 
     index: int
     texts: tuple[Text, ...]
     recalled: Recalled | None
-    fresh: tuple[Text, ...]
-    fitted: batching.Fitted
-    arrays: dict[tuple[Pass, str], Vectors]
-    futures: tuple[Future[None], ...]
+    whole: _Encoding | None
+    fresh: _Encoding | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,72 +401,114 @@ class _Job:
 
     def start(self, index: int, texts: tuple[Text, ...], pool: ThreadPoolExecutor) -> _Running:
         """Tokenise a block, plan its batches and hand them to the workers."""
+        recalled = self.known(texts) if self.known else None
+        if recalled is None:
+            return _Running(index, texts, None, self._hand(texts, self.passes, self.progress, pool), None)
+        had = {
+            pass_: taps
+            for pass_, taps in self.passes.items()
+            if all(name in recalled.vectors for name in _names(pass_, taps))
+        }
+        lacking = {pass_: taps for pass_, taps in self.passes.items() if pass_ not in had}
+        old = frozenset(recalled.rows.tolist())
+        rest = tuple(text for row, text in enumerate(texts) if row not in old)
+        if lacking:
+            # Its rows are counted once, with the passes that all of them lack.
+            whole = self._hand(texts, lacking, self.progress, pool)
+            return _Running(index, texts, recalled, whole, self._hand(rest, had, None, pool) if had else None)
+        if self.progress:
+            self.progress(len(old), 0)
+        return _Running(index, texts, recalled, None, self._hand(rest, had, self.progress, pool))
+
+    def _hand(
+        self,
+        texts: tuple[Text, ...],
+        passes: dict[Pass, tuple[str, ...]],
+        progress: Progress | None,
+        pool: ThreadPoolExecutor,
+    ) -> _Encoding:
         from embedsvc.models.base import encoder_taps
 
         spec, settings = self.encoder.spec, self.settings
-        recalled = self.known(texts) if self.known else None
-        old = frozenset(() if recalled is None else recalled.rows.tolist())
-        fresh = tuple(text for row, text in enumerate(texts) if row not in old) if old else texts
-        if old and self.progress:
-            self.progress(len(old), 0)
         with self.occupancy.tokenizer():
-            tokens = self.encoder.tokenize([text.text for text in fresh])
-        ids = [text.id for text in fresh]
+            tokens = self.encoder.tokenize([text.text for text in texts])
+        ids = [text.id for text in texts]
         fitted = batching.fit(tokens, ids, spec, max_tokens=settings.max_tokens, on_long=settings.on_long)
         arrays = {
             (pass_, tap): np.empty((len(fitted.pieces), spec.taps[tap]), dtype=np.float32)
-            for pass_, taps in self.passes.items()
+            for pass_, taps in passes.items()
             for tap in encoder_taps(taps)
         }
         plan = batching.plan(fitted.pieces, token_budget=settings.token_budget, special_tokens=spec.special_tokens)
-        futures = tuple(pool.submit(self._encode, rows, fitted, arrays) for rows in plan)
-        return _Running(index, texts, recalled, fresh, fitted, arrays, futures)
+        futures = tuple(pool.submit(self._encode, rows, fitted, arrays, passes, progress) for rows in plan)
+        return _Encoding(texts, passes, fitted, arrays, futures)
 
-    def _encode(self, rows: np.ndarray, fitted: batching.Fitted, arrays: dict[tuple[Pass, str], Vectors]) -> None:
+    def _encode(
+        self,
+        rows: np.ndarray,
+        fitted: batching.Fitted,
+        arrays: dict[tuple[Pass, str], Vectors],
+        passes: dict[Pass, tuple[str, ...]],
+        progress: Progress | None,
+    ) -> None:
         """One batch through every pass, into its rows of the arrays."""
         from embedsvc.models.base import encoder_taps
 
         batch = fitted.pieces.take(rows)
         with self.occupancy.batch():
-            for pass_, taps in self.passes.items():
+            for pass_, taps in passes.items():
                 vectors = self.encoder.encode(batch, keys=fitted.keys[rows], taps=encoder_taps(taps), pass_=pass_)
                 for tap, value in vectors.items():
                     arrays[pass_, tap][rows] = value
-        if self.progress:
+        if progress:
             # A row of several pieces counts with its first.
             whole = (
                 rows if len(fitted.rows) == len(fitted.n_tokens) else rows[np.diff(fitted.rows, prepend=-1)[rows] > 0]
             )
-            self.progress(len(whole), int(np.maximum(batch.counts + self.encoder.spec.special_tokens, 0).sum()))
+            progress(len(whole), int(np.maximum(batch.counts + self.encoder.spec.special_tokens, 0).sum()))
 
     def finish(self, block: _Running) -> Block:
-        """Wait for a block's batches and add the head's taps."""
-        from embedsvc.models.base import head_vectors
-
-        for future in block.futures:
-            future.result()
-        keys = masks.row_keys(text.id for text in block.fresh)
-        merged = {key: block.fitted.merge(value) for key, value in block.arrays.items()}
-        vectors: dict[str, Vectors] = {}
-        for pass_, taps in self.passes.items():
-            made = {tap: merged[pass_, tap] for tap in taps if (pass_, tap) in merged}
-            if (pass_, "pre_dropout") in merged:
-                made |= head_vectors(self.encoder.head, merged[pass_, "pre_dropout"], keys, taps, pass_)
-            vectors |= {str(Variant(tap, pass_.mode, pass_.index)): made[tap] for tap in taps}
-        n_tokens, truncated = block.fitted.n_tokens, block.fitted.truncated
+        """Wait for a block's batches and put together what was known and what is new."""
+        whole = self._vectors(block.whole) if block.whole else {}
+        fresh = self._vectors(block.fresh) if block.fresh else {}
         if block.recalled is not None:
             old = block.recalled
-            vectors = {name: _woven(old.rows, old.vectors[name], fresh) for name, fresh in vectors.items()}
-            n_tokens = _woven(old.rows, old.n_tokens, n_tokens)
-            truncated = _woven(old.rows, old.truncated, truncated)
+            fresh = {name: _woven(old.rows, old.vectors[name], each) for name, each in fresh.items()}
+        if block.whole is not None:
+            n_tokens, truncated = block.whole.fitted.n_tokens, block.whole.fitted.truncated
+        else:
+            assert block.recalled is not None and block.fresh is not None
+            n_tokens = _woven(old.rows, old.n_tokens, block.fresh.fitted.n_tokens)
+            truncated = _woven(old.rows, old.truncated, block.fresh.fitted.truncated)
         return Block(
             index=block.index,
             offset=block.index * self.settings.rows_per_part,
             texts=block.texts,
             n_tokens=n_tokens,
             truncated=truncated,
-            vectors=vectors,
+            vectors=whole | fresh,
         )
+
+    def _vectors(self, encoding: _Encoding) -> dict[str, Vectors]:
+        """Wait for an encoding, and add the head's taps."""
+        from embedsvc.models.base import head_vectors
+
+        for future in encoding.futures:
+            future.result()
+        keys = masks.row_keys(text.id for text in encoding.texts)
+        merged = {key: encoding.fitted.merge(value) for key, value in encoding.arrays.items()}
+        vectors: dict[str, Vectors] = {}
+        for pass_, taps in encoding.passes.items():
+            made = {tap: merged[pass_, tap] for tap in taps if (pass_, tap) in merged}
+            if (pass_, "pre_dropout") in merged:
+                made |= head_vectors(self.encoder.head, merged[pass_, "pre_dropout"], keys, taps, pass_)
+            vectors |= dict(zip(_names(pass_, taps), (made[tap] for tap in taps), strict=True))
+        return vectors
+
+
+def _names(pass_: Pass, taps: Iterable[str]) -> tuple[str, ...]:
+    """The variants that a pass gives."""
+    return tuple(str(Variant(tap, pass_.mode, pass_.index)) for tap in taps)
 
 
 def _woven(rows: NDArray[np.intp], old: NDArray[Any], fresh: NDArray[Any]) -> NDArray[Any]:

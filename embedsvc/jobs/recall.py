@@ -1,8 +1,9 @@
 """Rows of earlier sets whose vectors can be taken over, found by content, so that only new texts are encoded.
 
 A stored vector of inference mode depends on the text alone; one of training mode on the row's id as well, since its
-masks do. So rows are found by a hash of the text, and of the id where anything of training mode is stored, and then
-compared themselves. What else decides vectors (model, limits, seed, versions …) must be equal for the set as a whole.
+masks do, and on the seed and the number of its pass, but not on how many passes there are. So rows are found by a hash
+of the text, and of the id where anything of training mode is taken, and then compared themselves. What else decides
+vectors (model, limits, versions …) must be equal for the set as a whole; passes that an earlier set lacks are encoded.
 A vector taken over was computed in a batch of that earlier run: where batches differ, a model may differ in the last
 bits, below 1e-6 of a unit.
 """
@@ -28,19 +29,13 @@ from embedsvc.storage import Place
 from embedsvc.stored import pieces_of
 from embedsvc.types import Mode, Text, Variant
 
-__all__ = ["Recall", "obstacle"]
+__all__ = ["Recall", "obstacle", "shared"]
 
 _CACHED = 4  # parts in memory: rows of one block tend to come from one or two
 
 
 def obstacle(manifest: Manifest, earlier: Manifest) -> str | None:
     """Why no vector of an earlier set can be taken over, None where they can."""
-    missing = [name for name in manifest.stored if name not in earlier.stored]
-    if missing:
-        return f"it has no {missing[0]}"
-    training = _training(manifest)
-    if training and manifest.model.masks != "keyed":
-        return "the masks of this model follow the place in the batch"
 
     def limit(of: Manifest) -> int | None:
         return of.max_tokens or of.model.max_tokens
@@ -54,12 +49,21 @@ def obstacle(manifest: Manifest, earlier: Manifest) -> str | None:
         ("precision", manifest.precision, earlier.precision),
         ("engine", manifest.engine, earlier.engine),
         ("versions", _deciding(manifest), _deciding(earlier)),
-        ("seed", manifest.seed if training else None, earlier.seed if training else None),
-        ("masks", manifest.mask_version if training else 0, earlier.mask_version if training else 0),
     ):
         if ours != theirs:
             return f"its {what} differ{'' if what.endswith('s') else 's'}"
+    if not shared(manifest, earlier):
+        return f"it has no {manifest.stored[0]} of these masks"
     return None
+
+
+def shared(manifest: Manifest, earlier: Manifest) -> tuple[str, ...]:
+    """Stored variants that an earlier set has too, where `obstacle` finds none: all but those under other masks."""
+    masks = manifest.model.masks == "keyed" and (manifest.seed, manifest.mask_version) == (
+        earlier.seed,
+        earlier.mask_version,
+    )
+    return tuple(name for name in manifest.stored if name in earlier.stored and (masks or not _is_training(name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +79,31 @@ class Recall:
 
     Attributes
     ----------
+    names : tuple of str
+        The variants that are taken over.
+    complete : bool
+        Whether these are all that the run stores, so that rows found need not be encoded at all.
     rows : int
-        Rows handed out so far.
+        Rows handed out so far that need not be encoded.
     damaged : dict of str to None
         Parts that did not agree with their digests, in the order they were met; their rows are encoded again.
     """
 
     def __init__(
-        self, keys: NDArray[np.uint64], places: NDArray[np.int64], shelves: Sequence[_Shelf], manifest: Manifest
+        self,
+        keys: NDArray[np.uint64],
+        places: NDArray[np.int64],
+        shelves: Sequence[_Shelf],
+        names: tuple[str, ...],
+        *,
+        complete: bool,
     ) -> None:
         self._keys = keys
         self._places = places
         self._shelves = tuple(shelves)
-        self._stored = manifest.stored
-        self._by_id = _training(manifest)
+        self.names = names
+        self.complete = complete
+        self._by_id = any(map(_is_training, names))
         self._cache: OrderedDict[int, _Columns | None] = OrderedDict()
         self.rows = 0
         self.damaged: dict[str, None] = {}
@@ -112,6 +127,7 @@ class Recall:
         keys: list[NDArray[np.uint64]] = []
         places: list[NDArray[np.int64]] = []
         damaged: list[str] = []
+        usable: list[tuple[Manifest, tuple[Piece, ...]]] = []
         for path in earlier:
             try:
                 theirs, pieces = pieces_of(path, allow_partial=True)
@@ -122,6 +138,12 @@ class Recall:
             if why:
                 told(f"{path} cannot be drawn on: {why}")
                 continue
+            usable.append((theirs, pieces))
+        names = _most(manifest, usable)
+        by_id = any(map(_is_training, names))
+        for theirs, pieces in usable:
+            if not set(names) <= set(shared(manifest, theirs)):
+                continue
             for number, piece in enumerate(pieces):
                 try:
                     table = piece.read(["id", "text"])
@@ -129,7 +151,7 @@ class Recall:
                     damaged.append(str(piece.file))
                     continue
                 pairs = zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)
-                found = _keys_of((Text(*pair) for pair in pairs), _training(manifest), len(table))
+                found = _keys_of((Text(*pair) for pair in pairs), by_id, len(table))
                 keys.append(found)
                 places.append((len(shelves) << 32) + np.arange(len(found)))
                 shelves.append(_Shelf(piece, theirs.parts[number].sha256 if theirs.complete else None))
@@ -138,7 +160,7 @@ class Recall:
         every = np.concatenate([np.empty(0, np.uint64), *keys])
         order = np.argsort(every, kind="stable")
         where = np.concatenate([np.empty(0, np.int64), *places])[order]
-        recall = cls(every[order], where, shelves, manifest)
+        recall = cls(every[order], where, shelves, names, complete=names == manifest.stored)
         recall.damaged |= dict.fromkeys(damaged)
         return recall
 
@@ -166,17 +188,17 @@ class Recall:
             same = [self._same(texts[hits[each]], columns, int(inner[each])) for each in here]
             here = here[np.array(same, dtype=np.bool_)]
             good[here] = True
-            for name in (*self._stored, "n_tokens", "truncated"):
+            for name in (*self.names, "n_tokens", "truncated"):
                 values = columns.values[name]
                 if name not in gathered:
                     gathered[name] = np.empty((len(hits), *values.shape[1:]), dtype=values.dtype)
                 gathered[name][here] = values[inner[here]]
         if not good.any():
             return None
-        self.rows += int(good.sum())
+        self.rows += int(good.sum()) if self.complete else 0
         return Recalled(
             rows=hits[good],
-            vectors={name: gathered[name][good] for name in self._stored},
+            vectors={name: gathered[name][good] for name in self.names},
             n_tokens=gathered["n_tokens"][good],
             truncated=gathered["truncated"][good],
         )
@@ -205,7 +227,7 @@ class Recall:
                 columns = _Columns(
                     table["id"].to_pylist(),
                     table["text"].to_pylist(),
-                    {name: numpy_values(table[name]) for name in (*self._stored, "n_tokens", "truncated")},
+                    {name: numpy_values(table[name]) for name in (*self.names, "n_tokens", "truncated")},
                 )
         except StoreError:
             pass
@@ -224,8 +246,18 @@ class _Columns:
     values: dict[str, NDArray[Any]]
 
 
-def _training(manifest: Manifest) -> bool:
-    return any(Variant.parse(name).mode is Mode.TRAINING for name in manifest.stored)
+def _most(manifest: Manifest, usable: Iterable[tuple[Manifest, Sequence[Piece]]]) -> tuple[str, ...]:
+    """The variants to take over: those of one of the sets, so that most vectors of all of them are."""
+    sets = [(shared(manifest, theirs), sum(piece.rows or 0 for piece in pieces)) for theirs, pieces in usable]
+
+    def vectors(names: tuple[str, ...]) -> int:
+        return len(names) * sum(rows for theirs, rows in sets if set(names) <= set(theirs))
+
+    return max((names for names, _ in sets), key=vectors, default=())
+
+
+def _is_training(name: str) -> bool:
+    return Variant.parse(name).mode is Mode.TRAINING
 
 
 def _deciding(manifest: Manifest) -> dict[str, str]:

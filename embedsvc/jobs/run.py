@@ -19,6 +19,7 @@ from embedsvc.jobs.records import Record, Records, Run, StepResult, remember_out
 from embedsvc.jobs.sets import Shelf
 from embedsvc.jobs.spec import Job
 from embedsvc.jobs.steps import analyse, extraction_options
+from embedsvc.manifest import summarise
 from embedsvc.storage import Place, disk_errors, folder_bytes, locked, place, put_into, staging
 
 __all__ = ["JobSummary", "run_job"]
@@ -183,6 +184,8 @@ class _Running:
         manifest = describe(encoder, settings, [asdict(source) for source in scan.sources])
         earlier = shelf.begin(manifest)
         known = Recall.of(earlier, manifest, told=lambda why: log("nothing-to-take-over", step=step.name, why=why))
+        if known is not None and known.names:
+            log("taking-over", step=step.name, variants=summarise(known.names))
         # Whatever another run left there was set aside, or is not worth keeping.
         with open_store(shelf.next, manifest, overwrite=True) as store:
             for name in store.damaged:
@@ -208,7 +211,7 @@ class _Running:
         shelf.publish()
         files = {f"{step.name}/manifest.json": file_digest(shelf.finished / "manifest.json")}
         records.finish(step.name, Record(planned.key, step.values, planned.inputs, files))
-        if encoded == scan.rows:
+        if encoded == scan.rows and (known is None or known.complete):
             characters = mean_characters(scan) * scan.rows
             profile = Profile(seconds / scan.rows, folder_bytes(shelf.finished) / scan.rows, tokens / characters)
             remember(step, planned.inputs, profile)

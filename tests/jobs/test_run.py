@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from embedsvc.extraction import Settings
 from embedsvc.jobs import engines, plan_job, run_job
 from embedsvc.jobs.log import prometheus_text
 from embedsvc.jobs.records import Run, known_outs, runs_of
+from embedsvc.models.fake import FakeEncoder
 from embedsvc.types import Mode
 from tests.jobs.conftest import lines, results
 
@@ -81,6 +84,51 @@ def test_more_head_passes_encode_nothing(folder, job):
     assert set_of(folder / "out") == full_set(folder, settings)
 
 
+@pytest.fixture
+def rows_by_pass(monkeypatch) -> Counter[str]:
+    """How many rows the encoder is given for each pass."""
+    counts: Counter[str] = Counter()
+    real = FakeEncoder.encode
+
+    def counted(self, batch, **options):
+        counts[f"{options['pass_'].mode}.{options['pass_'].index}".removesuffix(".None")] += len(batch)
+        return real(self, batch, **options)
+
+    monkeypatch.setattr(FakeEncoder, "encode", counted)
+    return counts
+
+
+def test_more_training_passes_encode_the_new_passes_only(folder, job, rows_by_pass):
+    run_job(job())
+    assert rows_by_pass == {"inference": 80, "training.0": 80, "training.1": 80}
+    rows_by_pass.clear()
+    done = run_job(job("extract.passes=4"))
+    assert rows_by_pass == {"training.2": 80, "training.3": 80}
+    assert encoded(done) == {"extract": 80}
+    assert set_of(folder / "out") == full_set(folder, replace(SETTINGS, passes=4)), "to the byte as a full run"
+    rows_by_pass.clear()
+    assert encoded(run_job(job("extract.passes=3"))) == {"extract": 0}, "fewer are there already"
+    assert not rows_by_pass
+    assert set_of(folder / "out") == full_set(folder, replace(SETTINGS, passes=3))
+
+
+def test_new_passes_and_new_texts_come_together(folder, job, rows_by_pass):
+    run_job(job())
+    (folder / "texts/aa.txt").write_text(lines(3, 25))
+    rows_by_pass.clear()
+    run_job(job("extract.passes=3"))
+    assert rows_by_pass == {"inference": 25, "training.0": 25, "training.1": 25, "training.2": 105}
+    assert set_of(folder / "out") == full_set(folder, replace(SETTINGS, passes=3))
+
+
+def test_another_seed_encodes_no_inference(folder, job, rows_by_pass):
+    run_job(job())
+    rows_by_pass.clear()
+    run_job(job("extract.seed=8"))
+    assert rows_by_pass == {"training.0": 80, "training.1": 80}
+    assert set_of(folder / "out") == full_set(folder, replace(SETTINGS, seed=8))
+
+
 def test_of_added_files_only_new_texts_are_encoded(folder, job):
     run_job(job())
     (folder / "texts/aa.txt").write_text(lines(3, 25))  # sorts between the two: every later row moves
@@ -128,7 +176,7 @@ def test_labels_come_from_the_new_file(folder, job):
     assert EmbeddingSet.read(folder / "out/extract").labels == ("z", "y")
 
 
-@pytest.mark.parametrize("setting", ["extract.seed=8", "extract.model=fake:8", "extract.rate=0.2", "extract.passes=3"])
+@pytest.mark.parametrize("setting", ["extract.model=fake:8", "extract.rate=0.2"])
 def test_what_changes_vectors_encodes_everything(folder, job, setting):
     run_job(job())
     assert encoded(run_job(job(setting))) == {"extract": 80}
