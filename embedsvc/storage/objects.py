@@ -27,6 +27,7 @@ _CREDENTIALS = {
     "s3": "Give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE) or the machine's role.",
     "gs": "Give a key file as GOOGLE_APPLICATION_CREDENTIALS, or run: gcloud auth application-default login",
 }
+_ENDPOINTS = {"s3": ", and AWS_ENDPOINT_URL for a store that is not Amazon's"}
 # Libraries below fsspec, whose errors are not all OSErrors.
 _CLIENTS = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "requests", "s3fs")
 
@@ -258,7 +259,7 @@ class ObjectPath:
                 ) from error
             raise UnreachableError(
                 f"{self}: the store does not answer as it should: {said}",
-                "Check the network, and AWS_ENDPOINT_URL for a store that is not Amazon's. "
+                f"Check the network{_ENDPOINTS.get(self.scheme, '')}. "
                 "Then run the same command again: finished parts are kept.",
             ) from error
 

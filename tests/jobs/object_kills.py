@@ -15,7 +15,7 @@ import platformdirs  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 
 import embedsvc.models.fake
-import embedsvc.projection  # noqa: F401
+import embedsvc.uncertainty  # noqa: F401
 from embedsvc.jobs import load_job, run_job
 from embedsvc.storage import ObjectPath
 from tests.crashes import forked, wait
@@ -26,12 +26,14 @@ JOB = """
 [extract]
 sources = ["s3://{bucket}/{folder}/texts/*.txt"]
 model = "fake:"
-modes = ["inference", "training"]
+modes = ["inference", "training", "head"]
 passes = 2
 seed = 7
 rows-per-part = 20
-[project]
-variants = "pre_dropout.inference"
+[stability]
+passes = 2
+neighbor-passes = 0
+cluster-passes = 0
 """
 CHANGES = ("put", "put_file", "copy_from", "unlink")
 
