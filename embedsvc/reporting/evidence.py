@@ -59,6 +59,7 @@ def gather(
         classifier="" if probe is None else f"a logistic regression ({_METRIC})",
         readings=[] if probe is None else _readings(probe),
         near=[] if probe is None else [each for each in _readings(probe, "knn") if each.trained == each.tested],
+        n_labelled=0 if probe is None else probe.n_used,
         majority=None if probe is None else probe.baseline(_METRIC),
         flips=_flips(stability),
         absent=absent,

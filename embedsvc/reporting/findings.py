@@ -149,6 +149,8 @@ class Evidence:
     readings : sequence of Reading
     near : sequence of Reading
         The same of a k-NN classifier, each variant trained and tested on itself: whether neighbours share labels.
+    n_labelled : int
+        Texts that the readings are of; 0 where that is not known.
     majority : float or None
         Score of always answering the most frequent class.
     flips : tuple of (int, float, float) or None
@@ -170,6 +172,7 @@ class Evidence:
     classifier: str = ""
     readings: Sequence[Reading] = ()
     near: Sequence[Reading] = ()
+    n_labelled: int = 0
     majority: float | None = None
     flips: tuple[int, float, float] | None = None
     absent: Mapping[str, str] = field(default_factory=dict)

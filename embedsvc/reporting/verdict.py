@@ -200,9 +200,15 @@ def _classification(evidence: Evidence) -> Finding:
     # Other places in the model, and other models, are another question than what dropout does.
     masked = [each for each in [*own, *crossed] if _same_place(each, evidence)]
     told = [abs(each.difference) for each in masked if each.low > 0 or each.high < 0]
-    hidden = max((max(-each.low, each.high) for each in masked), default=0.0)
+    # Where no answer at all differs the interval is a point, but what none of n texts showed may still befall 3 of n
+    # (the rule of three, Hanley & Lippman-Hand 1983).
+    unseen = 3 / evidence.n_labelled if evidence.n_labelled else 0.0
+    hidden = max(
+        (max(-each.low, each.high, unseen) for each in masked if each.tested != evidence.reference), default=0.0
+    )
     effect = Effect.of(max(told, default=0.0))
-    if effect is Effect.NONE and hidden > TOLERANCE:
+    # In whole points, as they are told: what rounds to the tolerance is not told apart from it.
+    if effect is Effect.NONE and round(100 * hidden) > 100 * TOLERANCE:
         effect = Effect.UNKNOWN
         lines.append(f"So few labels could hide a difference of up to {_points(hidden)}.")
     return Finding(purpose, title, take, effect, (said, *lines, *flips), basis)

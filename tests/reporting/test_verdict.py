@@ -205,6 +205,24 @@ def test_a_difference_that_so_few_labels_could_hide_is_unsettled_not_none():
     assert "So few labels could hide a difference of up to 8 points." in found.sentences
 
 
+def test_no_difference_in_few_texts_is_unsettled_by_the_rule_of_three():
+    """Hanley & Lippman-Hand 1983: what none of n texts shows may yet befall 3 of n."""
+    same = [BASE, reading("post_dropout.training.0", 0.0, 0.0, 0.0)]
+    evidence = replace(EVIDENCE, readings=same, majority=0.3, classifier="a model", n_labelled=30)
+    found = finding(evidence, "classification")
+    assert found.effect is Effect.UNKNOWN
+    assert "So few labels could hide a difference of up to 10 points." in found.sentences
+    assert finding(replace(evidence, n_labelled=300), "classification").effect is Effect.NONE
+    assert finding(replace(evidence, readings=[BASE]), "classification").effect is Effect.NONE
+
+
+@pytest.mark.parametrize(("high", "effect"), [(0.0249, Effect.NONE), (0.0251, Effect.UNKNOWN)])
+def test_what_rounds_to_the_tolerance_is_not_told_from_it(high, effect):
+    readings = [BASE, reading("post_dropout.training.0", 0.0, -0.01, high)]
+    found = finding(replace(EVIDENCE, readings=readings, majority=0.3, classifier="a model"), "classification")
+    assert found.effect is effect
+
+
 def test_a_measurably_worse_variant_is_told_with_its_interval():
     other = reading("post_dropout.training.0", -0.12, -0.2, -0.04)
     evidence = replace(EVIDENCE, readings=[BASE, other], majority=0.3, classifier="a model")
