@@ -17,7 +17,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow

@@ -59,11 +59,21 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep what shares costly fixtures in one worker."""
+    from tests.scheduling import Groups
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares costly fixtures in one worker: the tests of a module, or of one encoder in the contracts."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
+    """Let the longest begin first where there are several workers."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from tests.scheduling import place
+
+        items.sort(key=lambda item: place(item.nodeid))
 
 
 @pytest.fixture(scope="session")

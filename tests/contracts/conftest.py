@@ -11,8 +11,7 @@ _NUMPY_ONLY = {"fake"}
 
 
 def _marks(name: str) -> list[pytest.MarkDecorator]:
-    # One worker builds and loads a model; the others need not.
-    return [pytest.mark.xdist_group(name), *([] if name in _NUMPY_ONLY else [pytest.mark.tensorflow])]
+    return [] if name in _NUMPY_ONLY else [pytest.mark.tensorflow]
 
 
 @pytest.fixture(

@@ -8,7 +8,7 @@ import pytest
 from embedsvc.models.recurrent.config import RecurrentConfig, initial_weights
 from embedsvc.models.recurrent.policy import RecurrentDropout
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("recurrent oracle")]
+pytestmark = pytest.mark.tensorflow
 
 RATES = {"input": 0.3, "output": 0.4, "state": 0.5}
 RNG = np.random.default_rng(4)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("recurrent oracle")]
+pytestmark = pytest.mark.tensorflow
 
 ROOT = Path(__file__).parents[3]
 
