@@ -28,6 +28,7 @@ def build(folder: Path, n: int = 150, *, labels: bool = True, training: int = 2,
     rng = np.random.default_rng(1)
     noisy = [(pre + rng.normal(0, noise, pre.shape)).astype(np.float32) for _ in range(training)]
     ids = [f"t{row}" for row in range(n)]
+    ids[1] += HOSTILE[1]
     encoder = FakeEncoder(width=pre.shape[1], rate=0.1)
     vectors = {"pre_dropout.inference": pre}
     for index, each in enumerate(noisy):

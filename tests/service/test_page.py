@@ -12,6 +12,7 @@ from embedsvc.types import Mode
 from tests.service.conftest import local, random_texts, serving
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+LABEL = "<img src=y>"
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def running(tmp_path_factory):
     folder = tmp_path_factory.mktemp("set")
     lines = [f"joy,{text}" if row % 2 else f"anger,{text}" for row, text in enumerate(random_texts(80, seed=1))]
     (folder / "texts.csv").write_text(
-        "\n".join(["label,text", *lines, f'joy,"{HOSTILE.replace(chr(34), "")}"']), "utf-8"
+        "\n".join(["label,text", *lines, f'{LABEL},"{HOSTILE.replace(chr(34), "")}"']), "utf-8"
     )
     settings = Settings((), (Mode.INFERENCE, Mode.TRAINING, Mode.HEAD), 2, 7)
     extract_files([str(folder / "texts.csv")], folder / "out.parquet", model="fake:16", settings=settings)
@@ -109,11 +110,12 @@ def test_the_map_shows_texts_and_follows_the_variant(page):
             if page.page.locator("#tip").is_visible():
                 seen.add(page.page.inner_text("#tip"))
     assert len(seen) > 5
-    assert all(text.startswith(("joy: ", "anger: ")) for text in seen)
+    assert all(text.startswith(("joy: ", "anger: ", f"{LABEL}: ")) for text in seen)
 
 
 @pytest.mark.browser
-def test_what_is_typed_is_never_markup(page):
+def test_neither_what_is_typed_nor_what_a_set_holds_is_markup(page):
+    page.page.locator("#map-legend", has_text=LABEL).wait_for()
     page.embed([HOSTILE, "the good film"])
     assert page.page.title() == "embedsvc: before and after dropout"
     assert page.page.locator("main img").count() == 0
