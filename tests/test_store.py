@@ -537,6 +537,15 @@ def test_finishing_with_missing_rows_is_an_error(tmp_path):
         assert not store.complete
 
 
+def test_finishing_without_the_last_block_is_an_error(tmp_path):
+    """Nothing but the count tells that it is missing."""
+    with open_store(tmp_path / "out", MANIFEST) as store:
+        store.write(block(0))
+        with pytest.raises(StoreError, match="holds 4 rows, expected 8$"):
+            store.finish(rows=8)
+        assert not store.complete
+
+
 @pytest.mark.parametrize("field", ["id", "text", "label"])
 def test_a_lone_surrogate_is_an_error_that_names_the_row(tmp_path, field):
     rows = list(block(0).texts)
