@@ -19,13 +19,11 @@ from typing import Any, Self
 from embedsvc import masks
 from embedsvc.errors import EmbedsvcError, SettingsError, StoreError
 from embedsvc.head import Head
+from embedsvc.schema import FORMAT, LISTED, SCHEMA, damaged, read
 from embedsvc.types import DropoutSite, Mode, ModelSpec, Variant, check_seed
 
 __all__ = ["SCHEMA", "Manifest", "Part", "summarise"]
 
-SCHEMA = 1
-
-_FORMAT = "embedsvc"
 _PRE, _POST, _LOGITS = "pre_dropout", "post_dropout", "logits"
 _RESULTS = ("complete", "rows", "tokens", "truncated", "rejected", "parts")
 
@@ -226,7 +224,7 @@ class Manifest:
         """The manifest as JSON text, the same for equal manifests."""
         results = {name: getattr(self, name) for name in _RESULTS} | {"parts": [asdict(part) for part in self.parts]}
         listed = {"columns": list(self.stored), "identical": dict(self.identical)}
-        data = {"format": _FORMAT, "schema": SCHEMA, **self._identity(), **listed, **results}
+        data = {"format": FORMAT, "schema": SCHEMA, **self._identity(), **listed, **results}
         # Escaped, because a source may be a file whose name is no valid UTF-8.
         return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 
@@ -245,42 +243,16 @@ class Manifest:
         StoreError
             If it is torn, foreign, of a newer schema, or holds something this schema does not know.
         """
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise StoreError(
-                f"{origin} is torn or no JSON: {error}", "Restore it from a copy, or write to another place."
-            ) from error
-        if not isinstance(data, dict) or data.get("format") != _FORMAT:
-            raise StoreError(f"{origin} was not written by embedsvc", "Choose another path.")
-        schema = data.get("schema")
-        if not isinstance(schema, int) or schema < 1:
-            raise _damaged(f"{origin} is of schema {schema!r:.60}, which does not exist")
-        if schema > SCHEMA:
-            raise StoreError(
-                f"{origin} is of schema {schema}, this version of embedsvc reads up to {SCHEMA}",
-                "Update: pip install --upgrade embedsvc",
-            )
+        data = read(text, origin)
         try:
             return cls._from_fields(data, origin)
         except StoreError:
             raise
         except (EmbedsvcError, ValueError, TypeError, KeyError) as error:
-            raise _damaged(f"{origin}: {error}") from error
+            raise damaged(f"{origin}: {error}") from error
 
     @classmethod
     def _from_fields(cls, data: dict[str, Any], origin: str) -> Self:
-        listed = {"format": str, "schema": int, "columns": list, "identical": dict}
-        _check_shape(data, _SHAPE | listed, origin)
-        _check_shape(data["model"], _MODEL_SHAPE, f"{origin}: model")
-        _check_shape(data["head"], _HEAD_SHAPE, f"{origin}: head")
-        for name in ("sites", "parts", "sources"):
-            for item in (data["model"] if name == "sites" else data)[name]:
-                _check_shape(item, _ITEM_SHAPES[name], f"{origin}: {name}")
-        _check_values(data["model"]["taps"], int, f"{origin}: model: taps")
-        _check_values(data["versions"], str, f"{origin}: versions")
-        if data["model"]["masks"] not in ("keyed", "positional"):
-            raise _damaged(f"{origin}: masks are {data['model']['masks']!r:.60}")
         sites = tuple(
             DropoutSite(**(site | {"modes": tuple(map(Mode, site["modes"]))})) for site in data["model"]["sites"]
         )
@@ -288,7 +260,7 @@ class Manifest:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
         }
-        for name in listed:
+        for name in LISTED:
             del values[name]
         values |= {
             "model": model,
@@ -298,7 +270,7 @@ class Manifest:
         }
         manifest = cls(**values)
         if data["columns"] != list(manifest.stored) or data["identical"] != manifest.identical:
-            raise _damaged(f"{origin}: its columns do not follow from its taps, modes and passes")
+            raise damaged(f"{origin}: its columns do not follow from its taps, modes and passes")
         return manifest
 
     def _identity(self) -> dict[str, Any]:
@@ -325,80 +297,6 @@ def summarise(variants: Iterable[str]) -> str:
         names = [variant for _, variant in run]
         words.append(f"{names[0]}" + (f" … {names[-1].index}" if len(names) > 1 else ""))
     return ", ".join(words)
-
-
-_NUMBER = (int, float)
-_MAYBE_INT = (int, type(None))
-_MODEL_SHAPE: dict[str, Any] = {
-    "uri": str,
-    "digest": str,
-    "vocab_digest": str,
-    "max_tokens": _MAYBE_INT,
-    "taps": dict,
-    "sites": list,
-    "masks": str,
-    "special_tokens": int,
-    "notes": list,
-}
-_HEAD_SHAPE: dict[str, Any] = {
-    "rate": _NUMBER,
-    "kernel": (dict, type(None)),
-    "bias": (dict, type(None)),
-    "classes": list,
-}
-_SHAPE: dict[str, Any] = {
-    "model": dict,
-    "head": dict,
-    "taps": list,
-    "modes": list,
-    "passes": int,
-    "seed": _MAYBE_INT,
-    "max_tokens": _MAYBE_INT,
-    "on_long": str,
-    "precision": str,
-    "token_budget": int,
-    "rows_per_part": int,
-    "engine": str,
-    "sources": list,
-    "versions": dict,
-    "mask_version": int,
-    "complete": bool,
-    "rows": _MAYBE_INT,
-    "tokens": _MAYBE_INT,
-    "truncated": _MAYBE_INT,
-    "rejected": _MAYBE_INT,
-    "parts": list,
-}
-_ITEM_SHAPES: dict[str, Any] = {
-    "sites": {"path": str, "rate": _NUMBER, "modes": list, "kind": str},
-    "parts": {"name": str, "rows": int, "sha256": str},
-    "sources": {},
-}
-
-
-def _check_shape(data: object, shape: Mapping[str, Any], where: str) -> None:
-    """Every field there, of its type, and no other; an empty shape allows any object."""
-    if not isinstance(data, dict):
-        raise _damaged(f"{where}: expected an object, found {type(data).__name__}")
-    for name, kinds in shape.items():
-        if name not in data:
-            raise _damaged(f"{where}: the field {name!r} is missing")
-        # JSON true is no number, though Python's bool is an int.
-        if not isinstance(data[name], kinds) or (isinstance(data[name], bool) and kinds is not bool):
-            raise _damaged(f"{where}: the field {name!r} is {data[name]!r:.60}")
-    unknown = [name for name in data if name not in shape]
-    if shape and unknown:
-        raise _damaged(f"{where}: unknown field {unknown[0]!r}")
-
-
-def _check_values(data: Mapping[str, object], kind: type, where: str) -> None:
-    for name, value in data.items():
-        if type(value) is not kind:
-            raise _damaged(f"{where}: {name!r} is {value!r:.60}")
-
-
-def _damaged(problem: str) -> StoreError:
-    return StoreError(problem, "The file was changed by hand or by another program: restore it.")
 
 
 def _leaves(data: Any, path: str = "") -> Iterable[tuple[str, str]]:  # noqa: ANN401 - any JSON value

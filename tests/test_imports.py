@@ -28,7 +28,7 @@ LAYERS = {
     },
     "what verbs work with": {
         *("models", "texts", "batching", "catalog", "fetching", "datasets", "sdists", "head"),
-        *("arrow", "manifest", "parts", "store", "stored", "columns", "embeddings", "formats"),
+        *("arrow", "manifest", "schema", "parts", "store", "stored", "columns", "embeddings", "formats"),
         *("metrics", "moments", "simulation"),
         *("resampling", "figures", "sides"),
         *(
