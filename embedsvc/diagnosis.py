@@ -12,14 +12,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from embedsvc import catalog
+from embedsvc import catalog, machine
+from embedsvc.machine import version_of
 
 __all__ = ["Diagnosis", "Finding", "Severity", "diagnose"]
 
@@ -115,7 +116,7 @@ def diagnose(*, imports: bool = False) -> Diagnosis:
     imports : bool
         Also import each library in a process of its own, which takes seconds each.
     """
-    versions = {name: _version(name) for name in _VERSIONS}
+    versions = {name: version_of(name) for name in _VERSIONS}
     timed: dict[str, float] = {}
     findings = [
         *_python(sys.version_info[:2]),
@@ -124,7 +125,7 @@ def diagnose(*, imports: bool = False) -> Diagnosis:
         *_surroundings(os.environ),
         *_cache(),
     ]
-    memory, available = _memory()
+    memory, available = machine.memory()
     if available is not None and available < _LEAST_MEMORY:
         findings.append(
             Finding(
@@ -133,7 +134,7 @@ def diagnose(*, imports: bool = False) -> Diagnosis:
                 "TensorFlow and a small BERT need about 2 GB: close something, or take a smaller --token-budget.",
             )
         )
-    cards = _cards()
+    cards = machine.cards()
     findings += _unused_cards(cards, versions)
     if imports:
         for name in _STACK:
@@ -146,7 +147,7 @@ def diagnose(*, imports: bool = False) -> Diagnosis:
         machine={
             "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
             "python": f"{platform.python_version()} ({sys.executable})",
-            "processors": f"{_processors()} usable of {os.cpu_count()}" + _instructions(),
+            "processors": ", ".join([f"{machine.processors()} usable of {os.cpu_count()}", *machine.instructions()]),
             "memory": "unknown"
             if memory is None or available is None
             else f"{available / 1e9:.1f} GB free of {memory / 1e9:.1f} GB",
@@ -204,15 +205,15 @@ def _conflicts(versions: Mapping[str, str | None]) -> Iterator[Finding]:
 
 def _requirements() -> Iterator[Finding]:
     """What embedsvc itself asks for, and is not there in the right version."""
-    if _version("embedsvc") is None:
+    if version_of("embedsvc") is None:
         yield Finding(
             Severity.ERROR, "embedsvc is not installed, only its source is on the path", "Run: pip install -e ."
         )
         return
     for requirement in _declared(""):
-        installed = _version(requirement.name)
+        installed = version_of(requirement.name)
         if requirement.name == "tensorflow" and installed is None:
-            installed = _version("tensorflow-cpu")  # stands in for it
+            installed = version_of("tensorflow-cpu")  # stands in for it
         if installed is None:
             yield Finding(Severity.ERROR, f"{requirement.name} is not installed", f'Run: pip install "{requirement}"')
         elif not requirement.specifier.contains(installed, prereleases=True):
@@ -224,14 +225,14 @@ def _requirements() -> Iterator[Finding]:
 
 
 def _extras() -> dict[str, tuple[str, ...]]:
-    if _version("embedsvc") is None:
+    if version_of("embedsvc") is None:
         return {}
     names = metadata.metadata("embedsvc").get_all("Provides-Extra") or []
     return {
         name: tuple(
             requirement.name
             for requirement in _declared(name)
-            if (version := _version(requirement.name)) is None
+            if (version := version_of(requirement.name)) is None
             or not requirement.specifier.contains(version, prereleases=True)
         )
         for name in names
@@ -294,19 +295,6 @@ def _cache() -> Iterator[Finding]:
         )
 
 
-def _cards() -> list[str]:
-    """NVIDIA cards by name, as their driver lists them."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, encoding="utf-8", timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
-
-
 def _unused_cards(cards: list[str], versions: Mapping[str, str | None]) -> Iterator[Finding]:
     if cards and versions["tensorflow-cpu"] and not versions["tensorflow"]:
         yield Finding(
@@ -327,47 +315,6 @@ def _import(name: str) -> tuple[float, str | None]:
         return seconds, None
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     return seconds, "" if last == f"ModuleNotFoundError: No module named '{name}'" else last
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _instructions() -> str:
-    """The CPU's instruction sets that decide the speed of matrix products."""
-    flags = _read(Path("/proc/cpuinfo"), lambda text: next((s for s in text.splitlines() if s.startswith("flags")), ""))
-    found = [name for name in ("avx2", "avx512f", "avx512_vnni", "amx_tile") if name in (flags or "").split()]
-    return f", {' '.join(found)}" if found else ""
-
-
-def _memory() -> tuple[int | None, int | None]:
-    """Bytes of memory in all and available, within the limit of the container if there is one."""
-
-    def parse(text: str) -> dict[str, int]:
-        rows = (line.split() for line in text.splitlines())
-        return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) > 1 and row[1].isdecimal()}
-
-    values = _read(Path("/proc/meminfo"), parse) or {}
-    total, available = values.get("MemTotal"), values.get("MemAvailable")
-    limit = _read(Path("/sys/fs/cgroup/memory.max"), lambda text: int(text) if text.strip().isdecimal() else None)
-    used = _read(Path("/sys/fs/cgroup/memory.current"), int)
-    if limit is not None and used is not None and total is not None and available is not None and limit < total:
-        return limit, min(available, limit - used)
-    return total, available
-
-
-def _read(path: Path, parse: Callable[[str], Any]) -> Any:  # noqa: ANN401 - whatever `parse` gives
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except OSError:
-        return None
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _number(version: str) -> tuple[int, ...]:

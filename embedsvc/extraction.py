@@ -6,7 +6,6 @@ either; at most two blocks are in memory.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections import deque
@@ -14,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 
 from embedsvc import batching, masks
 from embedsvc.errors import SettingsError
+from embedsvc.machine import processors, version_of
 from embedsvc.manifest import Manifest
 from embedsvc.occupancy import Occupancy
 from embedsvc.results import Columns, Result
@@ -249,7 +248,7 @@ def extract(
         With one array for each *stored* variant; identical and virtual ones are made by readers.
     """
     manifest = describe(encoder, settings)
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or processors()
     occupancy = occupancy or Occupancy()
     job = _Job(encoder, settings, stored_passes(manifest), known, progress, occupancy)
     stream = iter(texts)
@@ -554,13 +553,9 @@ def _versions(engine: str) -> dict[str, str]:
         names |= {"tensorflow": ("tensorflow", "tensorflow-cpu"), "tokenizers": ("tokenizers",)}
     elif engine == "openvino":
         names |= {"openvino": ("openvino",), "tokenizers": ("tokenizers",)}
-    found = {name: next(filter(None, map(_version, candidates)), "unknown") for name, candidates in names.items()}
-    return found
+    return {name: _version(*distributions) for name, distributions in names.items()}
 
 
 @cache
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
+def _version(*distributions: str) -> str:
+    return version_of(*distributions) or "unknown"

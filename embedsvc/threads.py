@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, TypeVar
+
+from embedsvc.machine import processors
 
 __all__ = ["each", "one_thread", "silenced"]
 
@@ -23,7 +24,7 @@ def each(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
     has one thread: threads of BLAS that wait for each other on a busy machine made small products twenty times slower.
     Nothing that is computed depends on how many threads there are.
     """
-    with one_thread(), ThreadPoolExecutor(_processors()) as pool:
+    with one_thread(), ThreadPoolExecutor(processors()) as pool:
         return list(pool.map(work, items))
 
 
@@ -64,7 +65,3 @@ def silenced(*categories: type[Warning], module: str = "") -> Iterator[None]:
 _FILTERS = threading.Lock()
 _silencers = 0
 _found: warnings.catch_warnings[None]
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

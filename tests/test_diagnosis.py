@@ -8,7 +8,7 @@ from importlib import metadata
 import pytest
 from click.testing import CliRunner
 
-from embedsvc import diagnosis
+from embedsvc import diagnosis, machine
 from embedsvc.cli import cli
 from embedsvc.diagnosis import diagnose
 
@@ -37,8 +37,8 @@ def installed(monkeypatch, tmp_path):
     monkeypatch.setattr(metadata, "version", version)
     monkeypatch.setattr(metadata, "requires", lambda name: REQUIRES)
     monkeypatch.setattr(metadata, "metadata", lambda name: Metadata())
-    monkeypatch.setattr(diagnosis, "_memory", lambda: (16_000_000_000, 12_000_000_000))
-    monkeypatch.setattr(diagnosis, "_cards", lambda: [])
+    monkeypatch.setattr(machine, "memory", lambda: (16_000_000_000, 12_000_000_000))
+    monkeypatch.setattr(machine, "cards", lambda: [])
     monkeypatch.setattr(diagnosis, "_folder", lambda package: None)
     monkeypatch.setenv("EMBEDSVC_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
@@ -100,7 +100,7 @@ def test_python_is_one_that_tensorflow_is_built_for(version, sound):
 
 
 def test_a_card_that_the_cpu_build_leaves_idle_is_a_warning(installed, monkeypatch):
-    monkeypatch.setattr(diagnosis, "_cards", lambda: ["NVIDIA L4, 23034 MiB, 580.65"])
+    monkeypatch.setattr(machine, "cards", lambda: ["NVIDIA L4, 23034 MiB, 580.65"])
     assert problems() == []
     installed["tensorflow-cpu"] = installed.pop("tensorflow")
     (found,) = problems()
@@ -120,7 +120,7 @@ def test_a_hub_cache_that_cleaners_delete_is_a_warning(installed, monkeypatch):
 
 
 def test_little_memory_is_a_warning(installed, monkeypatch):
-    monkeypatch.setattr(diagnosis, "_memory", lambda: (4_000_000_000, 900_000_000))
+    monkeypatch.setattr(machine, "memory", lambda: (4_000_000_000, 900_000_000))
     assert "0.9 GB of memory are free" in problems()[0][1]
 
 

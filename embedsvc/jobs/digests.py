@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from embedsvc.jobs.spec import Step
+from embedsvc.machine import version_of
 from embedsvc.storage import Place, open_raw
 
 __all__ = ["analysis_inputs", "extraction_inputs", "file_digest", "model_digest", "step_key"]
@@ -38,7 +38,7 @@ def step_key(step: Step, inputs: Mapping[str, Any]) -> str:
         "kind": step.kind,
         "values": {name: value for name, value in step.values.items() if name not in _IDLE},
         "inputs": inputs,
-        "versions": {name: _version(name) for name in ("embedsvc", *libraries)},
+        "versions": {name: version_of(name) or "none" for name in ("embedsvc", *libraries)},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -89,10 +89,3 @@ def file_digest(path: Place) -> str:
 
 def _sha(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "none"

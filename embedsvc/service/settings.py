@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from embedsvc.batching import OnLong
 from embedsvc.errors import SettingsError
+from embedsvc.machine import processors
 from embedsvc.models.base import LoadOptions
 from embedsvc.service.keys import Keys
 
@@ -112,7 +112,7 @@ class Settings:
     tap: str | None = None
     on_long: OnLong = OnLong.TRUNCATE
     token_budget: int = 1024
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = field(default_factory=processors)
     limits: Limits = field(default_factory=Limits)
     keys: Keys = field(default_factory=Keys)
     host: str = "127.0.0.1"

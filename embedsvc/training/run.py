@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from embedsvc import extraction, plots
 from embedsvc.errors import StoreError, StoreMismatchError
+from embedsvc.machine import version_of
 from embedsvc.results import Columns, Result
 from embedsvc.storage import atomic_file
 from embedsvc.training import loop
@@ -256,7 +256,7 @@ def _train(
     exports = dict(network.export(folder))
     _write_split(folder / _SPLIT, parts)
     record = {
-        "embedsvc": metadata.version("embedsvc"),
+        "embedsvc": version_of("embedsvc"),
         "identity": identity,
         "settings": asdict(settings),
         "precision": precision,
@@ -320,17 +320,9 @@ def _identity(settings: TrainingSettings, parts: Parts) -> dict[str, Any]:
         for row in parts.rows(part):
             text = parts.texts[row]
             rows.update(repr((part, text.id, text.text, text.label)).encode("utf-8", "surrogatepass"))
-    versions = {name: metadata.version(name) for name in ("embedsvc", "keras", "numpy", "tokenizers")}
-    return plain | {"texts": rows.hexdigest(), "versions": versions | {"tensorflow": _tensorflow_version()}}
-
-
-def _tensorflow_version() -> str:
-    for name in ("tensorflow", "tensorflow-cpu"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return "unknown"
+    versions = {name: version_of(name) for name in ("embedsvc", "keras", "numpy", "tokenizers")}
+    tensorflow = version_of("tensorflow", "tensorflow-cpu") or "unknown"
+    return plain | {"texts": rows.hexdigest(), "versions": versions | {"tensorflow": tensorflow}}
 
 
 @contextmanager

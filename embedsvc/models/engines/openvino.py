@@ -6,7 +6,6 @@ kernel. Every worker thread has a stream of its own, so that nothing is synchron
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc.errors import SettingsError
+from embedsvc.machine import processors
 from embedsvc.models.bert import BertConfig
 from embedsvc.models.engines import Batch, Masks, Precision
 from embedsvc.models.quiet import import_openvino
@@ -67,7 +67,7 @@ class OpenVinoEngine:
 
     def _compile(self, taps: tuple[str, ...], *, training: bool) -> _Graph:
         builder = _Builder(self._config, self._weights, self._precision, training=training)
-        streams = len(os.sched_getaffinity(0))
+        streams = processors()
         settings = {
             "INFERENCE_PRECISION_HINT": _HINT[self._precision],
             "NUM_STREAMS": str(streams),
