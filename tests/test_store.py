@@ -15,6 +15,7 @@ from embedsvc import arrow
 from embedsvc.errors import StoreError, StoreMismatchError
 from embedsvc.formats import FORMATS
 from embedsvc.manifest import Manifest
+from embedsvc.parts import write_part
 from embedsvc.storage import atomic_file
 from embedsvc.store import open_store
 from embedsvc.stored import pieces_of, verify
@@ -524,6 +525,17 @@ def test_blocks_that_do_not_fit_the_manifest_are_refused(tmp_path):
         store.write(good)
         with pytest.raises(StoreError, match="written already"):
             store.write(good)
+
+
+def test_a_part_of_another_process_is_taken_if_it_is_the_one_that_was_written(tmp_path):
+    with open_store(tmp_path / "out", MANIFEST) as store:
+        done = write_part(store.folder, block(0), MANIFEST)
+        write_part(store.folder, block(0), OTHER)
+        with pytest.raises(StoreError, match=r"part-00000\.parquet is not the part that was written"):
+            store.record(0, done)
+        assert not store.done
+        store.record(0, write_part(store.folder, block(0), MANIFEST))
+        assert (store.done, store.rows) == ({0}, 4)
 
 
 def test_finishing_with_missing_rows_is_an_error(tmp_path):
