@@ -6,10 +6,8 @@ import csv
 import hashlib
 import io
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedsvc import extraction, plots
-from embedsvc.errors import StoreError, StoreMismatchError
 from embedsvc.machine import version_of
 from embedsvc.results import Columns, Result
 from embedsvc.storage import atomic_file
@@ -25,6 +22,7 @@ from embedsvc.training import loop
 from embedsvc.training.card import SCORES, write_card
 from embedsvc.training.checkpoints import read_arrays, write_arrays
 from embedsvc.training.evaluation import BINS, evaluate, majority
+from embedsvc.training.folder import CHECKPOINTS, begin, finish, locked
 from embedsvc.training.labels import Task
 from embedsvc.training.reading import Parts, read_parts
 from embedsvc.training.settings import Pooler, Precision, TrainingSettings
@@ -33,16 +31,12 @@ from embedsvc.training.weighting import text_weights
 from embedsvc.types import Vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from embedsvc.models.network import Cached
+    from embedsvc.models.network import Cached, Network
     from embedsvc.texts import ReadOptions
 
 __all__ = ["Trained", "Watch", "train"]
 
-_RECORD = "training.json"
 _SPLIT = "split.csv"
-_CHECKPOINTS = "checkpoint"
 _CHECKED = 64  # held-out texts that the written model is compared on
 
 
@@ -177,9 +171,9 @@ def train(
     parts = read_parts(sources, settings, read_options, validation=validation, test=test)
     for line in (f"Task: {parts.labels.reason}", _split_line(parts), *parts.notes):
         say(line)
-    with _folder(path) as folder:
+    with locked(path) as folder:
         identity = _identity(settings, parts)
-        done = _begin(folder, identity, overwrite=overwrite)
+        done = begin(folder, identity, overwrite=overwrite)
         if done is not None:
             return Trained(path, done, 0, 0.0)
         return _train(folder, settings, parts, identity, watch, say)
@@ -193,7 +187,6 @@ def _train(
     watch: Watch,
     say: Callable[[str], None],
 ) -> Trained:
-    from embedsvc.models.network import Request, build_network
     from embedsvc.models.quiet import import_tensorflow
 
     began = time.perf_counter()
@@ -201,32 +194,18 @@ def _train(
     from embedsvc.models.learner import Learner, best_precision
 
     precision = best_precision() if settings.precision is Precision.AUTO else str(settings.precision)
-    multi_label = parts.labels.task is Task.MULTI_LABEL
-    network = build_network(
-        settings.encoder,
-        Request(
-            texts=[parts.texts[row] for row in parts.train],
-            classes=parts.labels.classes,
-            multi_label=multi_label,
-            rate=settings.dropout,
-            freeze=settings.freeze_encoder,
-            train_pooler={Pooler.AUTO: None, Pooler.TRAIN: True, Pooler.FREEZE: False}[settings.pooler],
-            max_tokens=settings.max_tokens,
-            precision=precision,
-            seed=settings.seed,
-        ),
-    )
+    network = _network(settings, parts, precision)
     n_weights = sum(int(np.prod(variable.shape)) for variable in network.weights.values())
     for line in (*network.notes, f"Training {n_weights:,} weights in {precision}."):
         say(line)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     vectors = None
     if network.cached is not None:
-        vectors = _cached_vectors(network.cached, folder / _CHECKPOINTS, digest, settings, parts, watch)
+        vectors = _cached_vectors(network.cached, folder / CHECKPOINTS, digest, settings, parts, watch)
     rows = network.prepare(parts.texts, vectors)
     if n_cut := int(rows.truncated.sum()):
         say(f"Texts longer than the model reads, and cut: {n_cut:,}")
-    learner = Learner(network, multi_label=multi_label, weight_decay=settings.weight_decay)
+    learner = Learner(network, multi_label=parts.labels.task is Task.MULTI_LABEL, weight_decay=settings.weight_decay)
     data = loop.Data(
         rows,
         parts.targets,
@@ -239,19 +218,12 @@ def _train(
         learner,
         data,
         settings,
-        folder=folder / _CHECKPOINTS,
+        folder=folder / CHECKPOINTS,
         identity=digest,
         progress=watch.progress,
         epoch_done=watch.epoch,
     )
-    scores = {}
-    logits = {}
-    for part in PARTS[1:]:
-        chosen = parts.rows(part)
-        logits[part] = loop.infer(learner, rows, chosen, settings.token_budget)
-        scores[part] = evaluate(logits[part], parts.targets[chosen], parts.labels).to_json()
-    test = parts.rows("test")
-    scores["test_by_frequency"] = majority(parts.targets[parts.train], parts.targets[test], parts.labels).to_json()
+    logits = {part: loop.infer(learner, rows, parts.rows(part), settings.token_budget) for part in PARTS[1:]}
     say("Writing the model")
     exports = dict(network.export(folder))
     _write_split(folder / _SPLIT, parts)
@@ -269,19 +241,42 @@ def _train(
         "steps": fitted.steps,
         "history": [asdict(epoch) for epoch in fitted.history],
         "best_epoch": fitted.best_epoch,
-        "scores": scores,
+        "scores": _scores(logits, parts),
         "calibration_error": f"{BINS} equal-width bins of the confidence",
         "exports": exports,
         "largest_logit_difference": _difference(folder / next(iter(exports.values())), parts, logits["test"], settings),
         "notes": [*parts.notes, *network.notes],
     }
     write_card(folder / "README.md", record)
-    with atomic_file(folder / _RECORD) as file:
-        file.write(json.dumps(record, indent=2, ensure_ascii=False).encode())
-    shutil.rmtree(folder / _CHECKPOINTS)
+    finish(folder, record)
     rate = fitted.texts / fitted.seconds if fitted.seconds else 0.0
     say(f"Done in {time.perf_counter() - began:,.0f} s")
     return Trained(folder, record, fitted.steps - fitted.resumed_at, rate)
+
+
+def _network(settings: TrainingSettings, parts: Parts, precision: str) -> Network:
+    from embedsvc.models.network import Request, build_network
+
+    request = Request(
+        texts=[parts.texts[row] for row in parts.train],
+        classes=parts.labels.classes,
+        multi_label=parts.labels.task is Task.MULTI_LABEL,
+        rate=settings.dropout,
+        freeze=settings.freeze_encoder,
+        train_pooler={Pooler.AUTO: None, Pooler.TRAIN: True, Pooler.FREEZE: False}[settings.pooler],
+        max_tokens=settings.max_tokens,
+        precision=precision,
+        seed=settings.seed,
+    )
+    return build_network(settings.encoder, request)
+
+
+def _scores(logits: Mapping[str, Vectors], parts: Parts) -> dict[str, Any]:
+    """Of the held-out parts, and of always saying what was most frequent in training."""
+    scores = {part: evaluate(found, parts.targets[parts.rows(part)], parts.labels) for part, found in logits.items()}
+    test = parts.targets[parts.rows("test")]
+    scores["test_by_frequency"] = majority(parts.targets[parts.train], test, parts.labels)
+    return {name: score.to_json() for name, score in scores.items()}
 
 
 def _cached_vectors(
@@ -323,60 +318,6 @@ def _identity(settings: TrainingSettings, parts: Parts) -> dict[str, Any]:
     versions = {name: version_of(name) for name in ("embedsvc", "keras", "numpy", "tokenizers")}
     tensorflow = version_of("tensorflow", "tensorflow-cpu") or "unknown"
     return plain | {"texts": rows.hexdigest(), "versions": versions | {"tensorflow": tensorflow}}
-
-
-@contextmanager
-def _folder(path: Path) -> Iterator[Path]:
-    """The folder, made and locked."""
-    from filelock import FileLock, Timeout
-
-    if path.exists() and not path.is_dir():
-        raise StoreError(f"{path} is a file, expected a folder", "Choose another path.")
-    if path.is_dir() and any(path.iterdir()) and not ((path / _RECORD).exists() or (path / _CHECKPOINTS).exists()):
-        raise StoreError(f"{path} holds files that are no training run", "Choose an empty or a new folder.")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / _CHECKPOINTS).mkdir(exist_ok=True)
-        lock = FileLock(str(path / ".lock"), timeout=0)
-        with lock:
-            yield path
-    except Timeout:
-        raise StoreError(f"another process is training in {path}", "Wait for it, or choose another folder.") from None
-    except OSError as error:
-        raise StoreError(
-            f"cannot write in {path}: {error.strerror or error}",
-            "Give the same command again once that is mended: what is done is kept.",
-        ) from error
-
-
-def _begin(folder: Path, identity: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
-    """The record of the same run, if it is finished; another run's files are removed if they may be."""
-    record_path = folder / _RECORD
-    if not record_path.exists():
-        if overwrite:
-            shutil.rmtree(folder / _CHECKPOINTS)
-            (folder / _CHECKPOINTS).mkdir()
-        return None
-    try:
-        record: dict[str, Any] = json.loads(record_path.read_text("utf-8"))
-        before = record["identity"]
-    except (ValueError, KeyError) as error:
-        raise StoreError(f"{record_path} is damaged", "Delete the folder, and train anew.") from error
-    if before == json.loads(json.dumps(identity)):
-        shutil.rmtree(folder / _CHECKPOINTS)
-        return record
-    if not overwrite:
-        changed = [name for name in identity if before.get(name) != json.loads(json.dumps(identity[name]))]
-        told = ", ".join(f"{name} was {before.get(name)!r}, is {identity[name]!r}" for name in changed[:3])
-        shutil.rmtree(folder / _CHECKPOINTS)
-        raise StoreMismatchError(
-            f"{folder} holds a model trained otherwise: {told}",
-            "Use --overwrite to replace it, or another folder.",
-        )
-    record_path.unlink()
-    for entry in (folder / _CHECKPOINTS).iterdir():
-        entry.unlink()
-    return None
 
 
 def _write_split(path: Path, parts: Parts) -> None:
