@@ -15,8 +15,8 @@ import numpy as np
 
 from embedsvc.errors import DuplicateIdError, InputError
 from embedsvc.storage import size_of
-from embedsvc.texts.base import READERS, Bad, OnError, ReadOptions, Row, Rows, gather
-from embedsvc.texts.lines import too_long
+from embedsvc.texts.base import READERS, Bad, OnError, ReadOptions, Rows
+from embedsvc.texts.faults import checked
 from embedsvc.texts.sources import File, find, opened
 from embedsvc.types import Text
 
@@ -231,7 +231,7 @@ class _Reading:
                         yield item
                         reached = item.row
                     else:
-                        yield from _checked(item, options.max_text_bytes)
+                        yield from checked(item, options.max_text_bytes)
                         reached = item.numbers[-1]
                 self.sha256 = hashed.finish()
                 self.size = hashed.size
@@ -246,61 +246,6 @@ class _Reading:
 
 def _system_message(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
-
-
-def _checked(rows: Rows, limit: int) -> Iterator[Rows | Bad]:
-    """The rows of a run that are fit to be embedded, and what is wrong with the others."""
-    if _clean(rows.texts, limit) and _clean(rows.ids, limit) and _clean(rows.labels, limit, optional=True):
-        yield rows
-        return
-    ids: Sequence[str | None] = rows.ids if rows.ids is not None else [None] * len(rows.texts)
-    labels = rows.labels if rows.labels is not None else [None] * len(rows.texts)
-    yield from gather(
-        Bad(row.number, reason) if (reason := _fault(row, limit)) else row
-        for row in map(Row, rows.numbers, rows.texts, ids, labels)
-    )
-
-
-def _clean(values: Sequence[str | None] | None, limit: int, *, optional: bool = False) -> bool:
-    """Whether nothing can be wrong with any of these; a hundred times as fast as asking one by one."""
-    if values is None:
-        return True
-    strings = [value for value in values if value] if optional else [value or "" for value in values]
-    together = "\n".join(strings)
-    if "\0" in together or not all(map(str.strip, strings)):
-        return False
-    # A character has at most four bytes.
-    if max(map(len, strings), default=0) > limit // 4:
-        return False
-    return together.isascii() or _surrogate(together) is None
-
-
-def _fault(row: Row, limit: int) -> str | None:
-    """What is wrong with a row, or None."""
-    for what, value in (("text", row.text), ("id", row.id), ("label", row.label)):
-        if value is None:
-            continue
-        if not value:
-            return "the id is missing" if what == "id" else f"the {what} is empty"
-        if what != "label" and value.isspace():
-            return f"the {what} is blank"
-        if "\0" in value:
-            return f"the {what} has a NUL character at position {value.index(chr(0)) + 1}"
-        at = _surrogate(value)
-        if at is not None:
-            return f"the {what} has half a surrogate pair at position {at + 1}, which is not Unicode text"
-        if len(value.encode()) > limit:
-            return too_long(what, limit)
-    return None
-
-
-def _surrogate(value: str) -> int | None:
-    """Position of the first lone surrogate."""
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        return error.start
-    return None
 
 
 class _Hashes:
