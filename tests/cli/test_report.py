@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import pytest
 from click.testing import CliRunner
@@ -50,14 +48,3 @@ def test_export_prints_what_it_wrote(path, tmp_path):
     assert done.stdout.splitlines() == [
         str(tmp_path / "p" / name) for name in ("metadata.tsv", "pre_dropout.inference.tsv", "projector_config.pbtxt")
     ]
-
-
-@pytest.mark.slow
-def test_report_loads_no_tensorflow(path, tmp_path):
-    code = (
-        "import sys\nfrom embedsvc.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print(sorted({n.partition('.')[0] for n in sys.modules} & {'tensorflow', 'keras', 'tf_keras', 'torch'}))"
-    )
-    arguments = ["report", path, "-o", str(tmp_path / "r.html"), "--passes", "4", "-q", "--also", "png"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]", done.stdout
