@@ -17,8 +17,10 @@ _TOGETHER = {
 }
 # The longest, longest first: what is left for the end should be short, or a worker waits for another.
 _LONG = (
-    "tests/reporting/test_constructed.py",
-    "tests/training/test_run.py",
+    *("tests/training/test_kills.py", "tests/jobs/test_faults.py", "tests/jobs/test_ray.py"),
+    *("numba", "tests/cli/test_without_tensorflow.py", "tests/test_store.py", "tests/models/test_savedmodel.py"),
+    *("tests/reporting/test_report.py", "tests/reporting/test_constructed.py", "tests/models/test_hub.py"),
+    *("tests/training/test_run.py", "tests/models/test_keyed_cells.py", "tests/reporting/test_page.py"),
 )
 
 

@@ -28,7 +28,7 @@ def test_a_group_is_a_file_or_an_encoder(nodeid, name):
 
 
 def test_no_file_is_named_that_is_gone():
-    named = {*scheduling._TOGETHER, *scheduling._LONG} - set(scheduling._TOGETHER.values())
+    named = {*scheduling._TOGETHER, *scheduling._LONG} - {*scheduling._TOGETHER.values()}
     assert not [name for name in named if not (ROOT / name.partition(" ")[0]).exists()]
 
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kills", [6])
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path, kills):
     done = subprocess.run(
@@ -21,7 +22,7 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path, kills):
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=560,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout.split()[-1]) >= kills
