@@ -24,7 +24,7 @@ LAYERS = {
     "reports": {"reporting", "exporting"},
     "verbs": {
         *("extraction", "comparison", "clustering", "probing", "projection", "uncertainty", "retrieval"),
-        *("inspection", "training"),
+        *("inspection", "streaming", "training"),
     },
     "what verbs work with": {
         *("models", "texts", "batching", "catalog", "fetching", "datasets", "sdists", "head"),

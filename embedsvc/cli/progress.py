@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from embedsvc.extraction import Progress
 from embedsvc.manifest import Manifest
+from embedsvc.streaming import Progress
 
 __all__ = ["reporter"]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from embedsvc.extraction import Progress, Settings, extract
+from embedsvc.extraction import Settings, extract
 from embedsvc.jobs.recall import Recall
 from embedsvc.models.base import Encoder, LoadOptions
 from embedsvc.registry import Registry
 from embedsvc.store import Store
+from embedsvc.streaming import Progress
 from embedsvc.texts import Scan, read
 
 __all__ = ["ENGINES", "Engine", "Order", "encode_here"]

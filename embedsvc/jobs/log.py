@@ -75,7 +75,7 @@ class Log:
 
 
 class Meter:
-    """An `extraction.Progress` that logs rows and rates now and then.
+    """A `streaming.Progress` that logs rows and rates now and then.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class Meter:
         self._lock = threading.Lock()
 
     def __call__(self, rows: int, tokens: int) -> None:
-        """See `extraction.Progress`."""
+        """See `streaming.Progress`."""
         with self._lock:
             self._rows += rows
             self._tokens += tokens

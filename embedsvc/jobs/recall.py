@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from embedsvc.arrow import digest, numpy_values
 from embedsvc.errors import StoreError
-from embedsvc.extraction import Recalled
 from embedsvc.manifest import Manifest
 from embedsvc.parts import Piece
 from embedsvc.storage import Place
 from embedsvc.stored import pieces_of
+from embedsvc.streaming import Recalled
 from embedsvc.types import Mode, Text, Variant
 
 __all__ = ["Recall", "obstacle", "shared"]
@@ -75,7 +75,7 @@ class _Shelf:
 
 
 class Recall:
-    """Answers `extraction.Known` out of earlier sets. Takes 16 bytes of memory for each of their rows.
+    """Answers `streaming.Known` out of earlier sets. Takes 16 bytes of memory for each of their rows.
 
     Attributes
     ----------
@@ -173,7 +173,7 @@ class Recall:
         return count
 
     def __call__(self, texts: Sequence[Text]) -> Recalled | None:
-        """See `extraction.Known`."""
+        """See `streaming.Known`."""
         hits, place = self._hits(_keys_of(texts, self._by_id, len(texts)))
         if not len(hits):
             return None

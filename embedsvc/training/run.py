@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedsvc import extraction, plots
+from embedsvc import extraction, plots, streaming
 from embedsvc.machine import version_of
 from embedsvc.results import Columns, Result
 from embedsvc.storage import atomic_file
@@ -56,7 +56,7 @@ class Watch:
     """
 
     say: Callable[[str], None] | None = None
-    caching: Callable[[int, Any], extraction.Progress] | None = None
+    caching: Callable[[int, Any], streaming.Progress] | None = None
     progress: Callable[[loop.Status], None] | None = None
     epoch: Callable[[loop.Epoch], None] | None = None
 
