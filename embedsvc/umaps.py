@@ -137,9 +137,9 @@ def import_umap() -> Any:  # noqa: ANN401 - the module has no types
             if hide:
                 del sys.modules[hidden]
         # An epoch touches no Python object, but numba keeps other threads waiting unless it is told. Must come before
-        # the first fit, which compiles it; where a version has no such function, others wait and nothing else changes.
+        # the first fit, which compiles it. Nothing changes where a version has no such function or numba is off.
         epoch = getattr(umap.layouts, "_nb_optimize_layout_euclidean_single_epoch", None)
-        if epoch is not None and not epoch.signatures:
+        if epoch is not None and hasattr(epoch, "targetoptions") and not epoch.signatures:
             epoch.targetoptions["nogil"] = True
     return umap
 
