@@ -21,8 +21,8 @@ from embedsvc.occupancy import Occupancy
 from embedsvc.types import Block, Pass, Text, Variant, Vectors
 
 if TYPE_CHECKING:
-    from embedsvc.extraction import Settings
     from embedsvc.models import Encoder
+    from embedsvc.settings import Settings
 
 __all__ = ["Known", "Progress", "Recalled", "stream"]
 

@@ -24,10 +24,10 @@ LAYERS = {
     "reports": {"reporting", "exporting"},
     "verbs": {
         *("extraction", "comparison", "clustering", "probing", "projection", "uncertainty", "retrieval"),
-        *("inspection", "streaming", "training"),
+        *("inspection", "training"),
     },
     "what verbs work with": {
-        *("models", "texts", "batching", "catalog", "fetching", "datasets", "sdists", "head"),
+        *("models", "texts", "settings", "streaming", "batching", "catalog", "fetching", "datasets", "sdists", "head"),
         *("arrow", "manifest", "schema", "parts", "store", "stored", "columns", "embeddings", "formats"),
         *("metrics", "moments", "simulation"),
         *("resampling", "figures", "sides"),
