@@ -66,8 +66,9 @@ def _page(report: Report, template: str, build: Callable[[Report], dict[str, Any
     script, divs = "", {}
     if models:
         document = Document(title="embedsvc report")
-        for model in models.values():
-            document.add_root(model)
+        with document.models.freeze():  # or every root would have Bokeh walk through all columns again
+            for model in models.values():
+                document.add_root(model)
         follow_dark_mode(document)
         script, divs = components(models)
     environment = jinja2.Environment(
