@@ -77,7 +77,6 @@ def _page(report: Report, template: str, build: Callable[[Report], dict[str, Any
     )  # fmt: skip
     environment.filters["named"] = _namer(report)
     inline = Resources(mode="inline", components=_COMPONENTS).render_js() if models else ""
-    told = explored(report)
     return environment.get_template(template).render(
         report=report,
         verdict=report.verdict,
@@ -87,7 +86,7 @@ def _page(report: Report, template: str, build: Callable[[Report], dict[str, Any
         bokeh=inline,
         script=script,
         panels=divs,
-        mapped=told is not None,
+        mapped="color_by" in models,
         described=list(report.projections.values()),
         cut=report.n > 20_000,
         searched=report.n if report.comparison is None else len(report.comparison.queries),
