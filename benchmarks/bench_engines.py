@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import time
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
+from tables import put
 
 from embedsvc import load_model
 from embedsvc.batching import fit, plan
@@ -109,11 +108,7 @@ def write(runs: Runs, rounds: int) -> None:
     counts = f"{len(runs)} texts, {runs.fitted.n_tokens.mean():.1f} tokens on average, {rounds} rounds"
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     machine = f"{platform.machine()}, {cores} cores, load {load:.1f}, openvino {metadata.version('openvino')}"
-    text = "\n".join([*table(runs, rounds), "", f"{counts}. Machine: {machine}."])
-    path = Path(__file__).parent / "README.md"
-    marks = r"(<!-- bench_engines -->\n).*?(<!-- /bench_engines -->)"
-    path.write_text(re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", path.read_text("utf-8"), flags=re.S), "utf-8")
-    print(text)
+    put("bench_engines", [*table(runs, rounds), "", f"{counts}. Machine: {machine}."])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import itertools
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tables import put
 
 from embedsvc import Settings, Text, catalog, extract_files, fetching, load_model, masks
 from embedsvc.extraction import extract
@@ -217,11 +217,7 @@ def write(mark: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> 
     engine = engines.choose()
     versions = f"Python {platform.python_version()}, TensorFlow {tf.__version__}, extract on {engine}"
     machine = f"{platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}, {versions}"
-    text = "\n".join([*table, "", f"Machine: {machine}."])
-    path = HERE / "README.md"
-    marks = rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)"
-    path.write_text(re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", path.read_text("utf-8"), flags=re.S), "utf-8")
-    print(text)
+    put(mark, [*table, "", f"Machine: {machine}."])
 
 
 if __name__ == "__main__":

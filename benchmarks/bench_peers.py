@@ -17,7 +17,6 @@ import csv
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from tables import put
 from threadpoolctl import threadpool_limits
 
 from embedsvc import catalog, fetching, load_model, plots
@@ -327,11 +327,7 @@ def write(scratch: Path, peer_python: str) -> None:
     loads = ", ".join(f"{part['load']:.1f}" for part in parts)
     cores = len(os.sched_getaffinity(0))
     machine = f"Machine: {platform.machine()}, {cores} cores, load {loads}, {mine}; peers: {theirs}."
-    text = "\n".join([*(line for part in parts for line in part["lines"]), "", machine]).strip()
-    path = HERE / "README.md"
-    marks = r"(<!-- bench_peers -->\n).*?(<!-- /bench_peers -->)"
-    path.write_text(re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", path.read_text("utf-8"), flags=re.S), "utf-8")
-    print(text)
+    put("bench_peers", [*(line for part in parts for line in part["lines"]), "", machine])
 
 
 if __name__ == "__main__":

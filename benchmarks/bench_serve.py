@@ -21,7 +21,6 @@ import itertools
 import json
 import os
 import platform
-import re
 import socket
 import sys
 import time
@@ -35,6 +34,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_extract import example_texts
 from serving import Process, Server
+from tables import put
 
 from embedsvc import Settings, Text, catalog, fetching, load_model
 from embedsvc.extraction import extract
@@ -290,11 +290,7 @@ def write(lines: list[str], peers: str) -> None:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("openvino", "fastapi", "uvicorn"))
     cores = len(os.sched_getaffinity(0))
     machine = f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, {versions}{peers}"
-    text = "\n".join([*lines, "", f"Machine: {machine}."])
-    path = HERE / "README.md"
-    marks = r"(<!-- bench_serve -->\n).*?(<!-- /bench_serve -->)"
-    path.write_text(re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", path.read_text("utf-8"), flags=re.S), "utf-8")
-    print(text)
+    put("bench_serve", [*lines, "", f"Machine: {machine}."])
 
 
 def free_port() -> int:

@@ -11,15 +11,13 @@ import argparse
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-
-HERE = Path(__file__).parent
+from tables import put
 
 _RUN = """
 import json, re, sys, time
@@ -80,11 +78,7 @@ def write(rows: list[tuple[str, str, str]]) -> None:
     """Put the table into benchmarks/README.md, between its marks."""
     table = ["| what | figure | goal |", "| --- | --- | --- |", *(f"| {' | '.join(row)} |" for row in rows)]
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
-    text = "\n".join([*table, "", f"Machine: {machine}, numpy {np.__version__}."])
-    path = HERE / "README.md"
-    marks = r"(<!-- bench_stability -->\n).*?(<!-- /bench_stability -->)"
-    path.write_text(re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", path.read_text("utf-8"), flags=re.S), "utf-8")
-    print(text)
+    put("bench_stability", [*table, "", f"Machine: {machine}, numpy {np.__version__}."])
 
 
 if __name__ == "__main__":

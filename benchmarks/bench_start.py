@@ -12,7 +12,6 @@ import argparse
 import itertools
 import os
 import platform
-import re
 import resource
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from tables import put
 
 from embedsvc import catalog, fetching
 
@@ -84,11 +84,7 @@ def write(rounds: int) -> None:
     table += [f"| {' | '.join(row)} |" for row in rows]
     cores = len(os.sched_getaffinity(0))
     machine = f"{platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
-    text = "\n".join([*table, "", f"Machine: {machine}."])
-    path = HERE / "README.md"
-    marks = r"(<!-- bench_start -->\n).*?(<!-- /bench_start -->)"
-    path.write_text(re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", path.read_text("utf-8"), flags=re.S), "utf-8")
-    print(text)
+    put("bench_start", [*table, "", f"Machine: {machine}."])
 
 
 if __name__ == "__main__":

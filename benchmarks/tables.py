@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["Row", "write"]
+__all__ = ["Row", "put", "write"]
 
 Row = tuple[str, str, str]
 """What, figure, goal."""
@@ -16,8 +16,13 @@ Row = tuple[str, str, str]
 def write(script: str, rows: Sequence[Row]) -> None:
     """Put rows between the marks named after a script, and print them."""
     table = ["| what | figure | goal |", "| --- | --- | --- |", *(f"| {' | '.join(row)} |" for row in rows)]
-    text = "\n".join([*table, "", f"Machine: {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}."])
+    put(script, [*table, "", f"Machine: {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}."])
+
+
+def put(mark: str, lines: Sequence[str]) -> None:
+    """Put lines between the marks of that name, and print them."""
+    text = "\n".join(lines).strip()
     path = Path(__file__).parent / "README.md"
-    marks = rf"(<!-- {script} -->\n).*?(<!-- /{script} -->)"
+    marks = rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)"
     path.write_text(re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", path.read_text("utf-8"), flags=re.S), "utf-8")
     print(text)
