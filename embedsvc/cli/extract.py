@@ -11,6 +11,7 @@ import click
 from embedsvc.cli.invocation import program
 from embedsvc.cli.loading import load_options, loading_options
 from embedsvc.cli.parameters import Named
+from embedsvc.cli.reading import read_options, reading_options
 from embedsvc.cli.tables import print_pairs, print_text
 
 if TYPE_CHECKING:
@@ -66,17 +67,7 @@ _REPORT_ROWS = 50  # with fewer, a report can say little beyond that they are fe
     metavar="NAME",
     help="parquet, npz, csv or jsonl. [default: by the ending of --out]",
 )
-@click.option("--text-column", metavar="NAME", help="Column or field of the text. [default: text]")
-@click.option("--id-column", metavar="NAME", help="Column of the ids. [default: ids are file:row]")
-@click.option("--label-column", metavar="NAME", help="Column of the labels. [default: label, if there]")
-@click.option("--whole-files", is_flag=True, help="Each .txt file is one text, instead of each line.")
-@click.option(
-    "--on-error",
-    type=click.Choice(["fail", "skip"]),
-    default="fail",
-    show_default=True,
-    help="For rows that cannot be read; skipped ones are listed in rejected.jsonl.",
-)
+@reading_options
 @click.option(
     "--on-long",
     type=click.Choice(["truncate", "fail", "chunk-mean"]),
@@ -86,13 +77,6 @@ _REPORT_ROWS = 50  # with fewer, a report can say little beyond that they are fe
 )
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Longest text in tokens. [default: the model's limit]"
-)
-@click.option(
-    "--stdin-format",
-    type=click.Choice(["txt", "csv", "tsv", "jsonl"]),
-    default="txt",
-    show_default=True,
-    help="What `-` reads.",
 )
 @loading_options
 @click.option("--overwrite", is_flag=True, help="Replace a set made under other settings.")
@@ -118,12 +102,9 @@ def extract(sources: tuple[str, ...], out: str, **options: Any) -> None:  # noqa
     from embedsvc.cli import progress
     from embedsvc.cli.options import parse_modes, split
     from embedsvc.extraction import Settings, extract_files
-    from embedsvc.texts import ReadOptions
-    from embedsvc.types import named_fields
 
     modes, taps = parse_modes(options["modes"]), tuple(split(options["taps"]))
     settings = Settings.asked({**options, "modes": modes, "taps": taps})
-    reading = ReadOptions(**named_fields(ReadOptions, options), stdin_suffix=f".{options['stdin_format']}")
     with progress.reporter(quiet=options["quiet"]) as started:
         try:
             summary = extract_files(
@@ -132,7 +113,7 @@ def extract(sources: tuple[str, ...], out: str, **options: Any) -> None:  # noqa
                 format_=options["format_"],
                 model=options["model"],
                 settings=settings,
-                read_options=reading,
+                read_options=read_options(options),
                 load_options=load_options(options),
                 overwrite=options["overwrite"],
                 started=started,

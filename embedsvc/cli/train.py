@@ -10,6 +10,7 @@ import click
 
 from embedsvc.cli.invocation import program
 from embedsvc.cli.parameters import Named
+from embedsvc.cli.reading import read_options, reading_options
 from embedsvc.cli.tables import print_pairs, print_table, print_text
 
 if TYPE_CHECKING:
@@ -47,9 +48,7 @@ __all__ = ["train"]
     show_default=True,
     help="With --freeze-encoder; auto trains a pooler that is untrained.",
 )
-@click.option("--text-column", metavar="NAME", help="Column or field of the text. [default: text]")
-@click.option("--label-column", metavar="NAME", help="Column of the labels. [default: label]")
-@click.option("--id-column", metavar="NAME", help="Column of the ids. [default: ids are file:row]")
+@reading_options
 @click.option(
     "--task",
     type=click.Choice(["auto", "binary", "multi-class", "multi-label"]),
@@ -141,13 +140,6 @@ __all__ = ["train"]
 @click.option(
     "--checkpoint-seconds", type=float, default=120.0, show_default=True, metavar="S", help="What a kill can cost."
 )
-@click.option(
-    "--on-error",
-    type=click.Choice(["fail", "skip"]),
-    default="fail",
-    show_default=True,
-    help="For rows that cannot be read or have no label.",
-)
 @click.option("--overwrite", is_flag=True, help="Replace a model trained under other settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
@@ -159,7 +151,6 @@ def train(sources: tuple[str, ...], out: str, **options: Any) -> None:  # noqa: 
     command is given again, and ends with the same weights.
     """
     from embedsvc.cli import training_progress
-    from embedsvc.texts import ReadOptions
     from embedsvc.training import TrainingSettings, train
     from embedsvc.types import named_fields
 
@@ -170,7 +161,7 @@ def train(sources: tuple[str, ...], out: str, **options: Any) -> None:  # noqa: 
                 sources,
                 out,
                 settings=TrainingSettings(**named_fields(TrainingSettings, options) | shares),
-                read_options=ReadOptions(**named_fields(ReadOptions, options)),
+                read_options=read_options(options),
                 validation=options["validation_files"],
                 test=options["test_files"],
                 overwrite=options["overwrite"],

@@ -49,6 +49,18 @@ def test_every_format_gives_the_same_logits(folder):
     np.testing.assert_allclose(np.array(eval(done.stdout)), ours, atol=1e-5)
 
 
+def test_labelled_texts_come_from_a_pipe(folder, tmp_path):
+    command = ["train", "-", "--stdin-format", "csv", "--label-column", "stars", "--encoder", folder / "encoder"]
+    done = subprocess.run(
+        [sys.executable, "-m", "embedsvc", *command, "--freeze-encoder", "--epochs", "1", "-o", tmp_path / "model"],
+        input=(folder / "reviews.csv").read_bytes(),
+        capture_output=True,
+        check=True,
+    )
+    assert b"binary" in done.stdout
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+
 def test_the_head_has_the_rate_that_was_asked_for(folder):
     run(folder, folder / "frozen", freeze_encoder=True, dropout=0.3)
     head = load_model(str(folder / "frozen")).head
