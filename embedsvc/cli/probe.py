@@ -40,7 +40,7 @@ def probe(path: str, *, variants: str | None, folds: int, repeats: int, seed: in
 
 
 def _print(found: Probe) -> None:
-    from embedsvc.cli.tables import print_pairs, print_table, print_text
+    from embedsvc.cli.tables import print_pairs, print_text
 
     print_pairs(
         [
@@ -51,46 +51,37 @@ def _print(found: Probe) -> None:
             ("seed", str(found.seed)),
         ]
     )
-    distinct = [name for name in found.variants if name not in found.same_as]
-    words = {"logistic": "Logistic regression", "knn": "k-NN"}
     for classifier in dict.fromkeys(name for name, _ in found.scores):
-        click.echo(f"\n{words.get(classifier, classifier)}, trained and tested on the same variant")
-        against = f"less {found.reference}"
-        for metric, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
-            print_table(
-                ("variant", name, against),
-                [
-                    ("always the largest class", f"{found.baseline(metric):.3f}", ""),
-                    *(
-                        (
-                            variant,
-                            _interval(found.estimate(classifier, metric, variant)),
-                            ""
-                            if variant == found.reference
-                            else _interval(found.difference(classifier, metric, variant)),
-                        )
-                        for variant in distinct
-                    ),
-                ],
-            )
-            click.echo()
-        if len(distinct) > 1:
-            click.echo(f"{words.get(classifier, classifier)}: accuracy, trained on the row and tested on the column")
-            numbered = {name: str(at) for at, name in enumerate(distinct, 1)}
-            print_table(
-                ("trained on", "", *numbered.values()),
-                [
-                    (
-                        *(trained, number),
-                        *(_mean(found.estimate(classifier, "accuracy", trained, tested)) for tested in distinct),
-                    )
-                    for trained, number in numbered.items()
-                ],
-            )
+        _print_classifier(found, classifier)
     for name, other in found.same_as.items():
         print_text(f"\n{name} is {other}, bit for bit.")
     for note in found.notes:
         print_text(f"\nNote: {note}")
+
+
+def _print_classifier(found: Probe, classifier: str) -> None:
+    from embedsvc.cli.tables import print_table
+
+    distinct = [name for name in found.variants if name not in found.same_as]
+    words = {"logistic": "Logistic regression", "knn": "k-NN"}.get(classifier, classifier)
+    click.echo(f"\n{words}, trained and tested on the same variant")
+    for metric, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
+        rows = [("always the largest class", f"{found.baseline(metric):.3f}", "")]
+        for variant in distinct:
+            score = _interval(found.estimate(classifier, metric, variant))
+            less = _interval(found.difference(classifier, metric, variant)) if variant != found.reference else ""
+            rows.append((variant, score, less))
+        print_table(("variant", name, f"less {found.reference}"), rows)
+        click.echo()
+    if len(distinct) > 1:
+        click.echo(f"{words}: accuracy, trained on the row and tested on the column")
+        print_table(
+            ("trained on", "", *(str(at) for at in range(1, len(distinct) + 1))),
+            [
+                (trained, str(at), *(_mean(found.estimate(classifier, "accuracy", trained, each)) for each in distinct))
+                for at, trained in enumerate(distinct, 1)
+            ],
+        )
 
 
 def _interval(estimate: Estimate | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,7 @@ from embedsvc.cli.parameters import CLUSTERS, Named
 
 if TYPE_CHECKING:
     from embedsvc.embeddings import EmbeddingSet
-    from embedsvc.variability import Stability
+    from embedsvc.variability import Curve, Stability
 
 __all__ = ["stability"]
 
@@ -108,11 +108,26 @@ def stability(
 
 
 def _print(found: Stability, embeddings: EmbeddingSet, out: str | None) -> None:
-    from embedsvc.cli.tables import print_pairs, print_table, print_text
+    from embedsvc.cli.tables import print_text
 
     facts = found.to_json()
-    scores = facts["scores"]
     print_text(f"{found.method}\n{found.sampling}\n")
+    _print_scores(found, facts["scores"])
+    _print_curve(found.curve)
+    if found.split is not None:
+        _print_split(found.split.encoder_share, facts["split"])
+    if found.restarts is not None:
+        moved = facts["scores"]["restarts.cluster_flip"]["mean"]
+        print_text(
+            f"\nOther starts of the clustering, on the very vectors of inference, move {moved:.1%} of the texts."
+        )
+    _print_most(facts["most"], dict(zip(embeddings.ids, embeddings.texts, strict=True)))
+    click.echo(f"\nScores of every text: {out or 'add --out scores.parquet'}")
+
+
+def _print_scores(found: Stability, scores: dict[str, dict[str, float | None]]) -> None:
+    from embedsvc.cli.tables import print_table
+
     head, training = found.head, found.training
     header = ("mean over texts", f"head, {head.passes:,} passes", "mask alone predicts")
     rows = [
@@ -126,8 +141,12 @@ def _print(found: Stability, embeddings: EmbeddingSet, out: str | None) -> None:
         if f"head.{name}" in scores
     ]
     print_table((*header, *([f"training, {training.passes} passes"] if training else [])), rows)
+
+
+def _print_curve(curve: Curve) -> None:
+    from embedsvc.cli.tables import print_table
+
     click.echo("\nThe T-curve, cosine of the mean of T head passes with pre_dropout:")
-    curve = found.curve
     print_table(
         ("T", "observed", "5 to 95 % of texts", "1/√(1 + p/(qT))"),
         [
@@ -137,33 +156,34 @@ def _print(found: Stability, embeddings: EmbeddingSet, out: str | None) -> None:
             )
         ],
     )
-    if found.split is not None:
-        split, share = facts["split"], found.split.encoder_share
-        click.echo("\nVariance of post_dropout in training mode, mean over texts:")
-        print_pairs(
-            [
-                ("encoder", f"{split['encoder']:.4g} ({share:.1%})"),
-                ("head mask", f"{split['head']:.4g} ({1 - share:.1%})"),
-                ("observed", f"{split['observed']:.4g}"),
-            ]
-        )
-    if found.restarts is not None:
-        moved = scores["restarts.cluster_flip"]["mean"]
-        print_text(
-            f"\nOther starts of the clustering, on the very vectors of inference, move {moved:.1%} of the texts."
-        )
-    texts = dict(zip(embeddings.ids, embeddings.texts, strict=True))
-    for name, listed in facts["most"].items():
+
+
+def _print_split(encoder_share: float, split: dict[str, float]) -> None:
+    from embedsvc.cli.tables import print_pairs
+
+    click.echo("\nVariance of post_dropout in training mode, mean over texts:")
+    print_pairs(
+        [
+            ("encoder", f"{split['encoder']:.4g} ({encoder_share:.1%})"),
+            ("head mask", f"{split['head']:.4g} ({1 - encoder_share:.1%})"),
+            ("observed", f"{split['observed']:.4g}"),
+        ]
+    )
+
+
+def _print_most(most: dict[str, list[dict[str, Any]]], texts: dict[str, str]) -> None:
+    from embedsvc.cli.tables import print_table
+
+    for name, listed in most.items():
         mode, _, score = name.partition(".")
-        most = [
+        rows = [
             (f"{each['value']:.3g}", each["id"], textwrap.shorten(texts[each["id"]], 80, placeholder=" …"))
             for each in listed[:_LISTED]
             if each["value"] > 0
         ]
-        if most:
+        if rows:
             click.echo(f"\nHighest in {mode} passes: {_WORDS[score]}")
-            print_table(("value", "id", "text"), most)
-    click.echo(f"\nScores of every text: {out}" if out else "\nScores of every text: add --out scores.parquet")
+            print_table(("value", "id", "text"), rows)
 
 
 def _mean(scores: dict[str, dict[str, float | None]], name: str) -> str:
