@@ -14,6 +14,7 @@ from embedsvc import plots
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import SettingsError
 from embedsvc.knn import Graphs, unit_rows
+from embedsvc.map_quality import Quality, quality
 from embedsvc.projectors import Layout, Method, Request
 from embedsvc.registry import Registry
 from embedsvc.results import Columns, Result
@@ -21,7 +22,7 @@ from embedsvc.scores import write_scores
 from embedsvc.types import Vectors, check_seed
 from embedsvc.variants import choose, derive, reference, space
 
-__all__ = ["PROJECTORS", "Movement", "Projection", "Quality", "project"]
+__all__ = ["PROJECTORS", "Movement", "Projection", "project"]
 
 PROJECTORS: Registry[Method] = Registry(
     "projector",
@@ -31,26 +32,6 @@ PROJECTORS: Registry[Method] = Registry(
 Floats = NDArray[np.float64]
 
 _ABOVE = 95.0  # percentile of the control from which on a displacement counts
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """How far a map keeps neighbourhoods, from 0 to 1; None where there are too few texts to tell.
-
-    Attributes
-    ----------
-    trustworthiness : float or None
-        1 if all neighbours on the map are neighbours of the vectors.
-    continuity : float or None
-        1 if all neighbours of the vectors are neighbours on the map.
-
-    References
-    ----------
-    Venna & Kaski (2001), "Neighborhood preservation in nonlinear projection methods", ICANN.
-    """
-
-    trustworthiness: float | None
-    continuity: float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,13 +176,13 @@ class Projection(Result):
         control = None if self.control is None else float(np.percentile(self.control, _ABOVE))
         listed = []
         for name in self.coordinates:
-            quality, movement = self.quality[name], self.movements.get(name)
+            kept, movement = self.quality[name], self.movements.get(name)
             known = movement is not None and not np.isnan(movement.percentile).all()
             listed.append(
                 {
                     "variant": name,
-                    "trustworthiness": quality.trustworthiness,
-                    "continuity": quality.continuity,
+                    "trustworthiness": kept.trustworthiness,
+                    "continuity": kept.continuity,
                     "identical": name == self.reference or name in self.identical,
                     "median_displacement": 0.0 if movement is None else float(np.median(movement.displacement)),
                     "p95_displacement": 0.0 if movement is None else float(np.percentile(movement.displacement, 95)),
@@ -250,8 +231,8 @@ def project(
     n_neighbors : int
         Size of a neighbourhood, 2 or more, the text itself included; smaller where there are not so many texts.
     quality_texts : int
-        Trustworthiness and continuity are those of so many texts at most, 10,000 or less: both need the square of
-        their number in memory.
+        Trustworthiness and continuity are those of so many texts at most, 10,000 or less: their time grows with the
+        square of the number.
     parameters : mapping, optional
         Options of the library behind the method, as it names them (``{"min_dist": 0.3}``).
     graphs : Graphs, optional
@@ -293,12 +274,12 @@ def project(
     if n > quality_texts:
         rows = np.sort(np.random.default_rng(derive(seed, "quality")).choice(n, quality_texts, replace=False))
     k = min(n_neighbors, (len(rows) - 1) // 2)
-    quality = {
+    measured = {
         name: _quality(embeddings, name, coordinates[name], rows, k, chosen.metric)
         for name in coordinates
         if name not in identical
     }
-    quality |= dict.fromkeys(identical, quality[base])
+    measured |= dict.fromkeys(identical, measured[base])
     of = f"all {n:,} texts" if len(rows) == n else f"{len(rows):,} sampled of {n:,} texts"
     return Projection(
         method,
@@ -307,7 +288,7 @@ def project(
         coordinates,
         identical,
         {name: _movement(layout, base, name) for name in others},
-        quality,
+        measured,
         layout.noise,
         layout.control,
         seed,
@@ -372,14 +353,7 @@ def _within_noise(step: Floats, noise: Floats) -> Floats:
 def _quality(
     embeddings: EmbeddingSet, name: str, places: Vectors, rows: NDArray[np.int64], k: int, metric: str
 ) -> Quality:
-    from sklearn.manifold import trustworthiness
-
-    if k < 1:
-        return Quality(None, None)
     vectors = embeddings[name][rows]
     if metric == "cosine":
         vectors = unit_rows(vectors, name)  # their euclidean neighbours are the nearest by cosine
-    return Quality(
-        float(trustworthiness(vectors, places[rows], n_neighbors=k)),
-        float(trustworthiness(places[rows], vectors, n_neighbors=k)),
-    )
+    return quality(vectors, places[rows], k)

@@ -38,6 +38,7 @@ LAYERS = {
             "pca",
             "probes",
             "projectors",
+            "map_quality",
             "scores",
             "tallies",
             "umaps",

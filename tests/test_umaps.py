@@ -143,6 +143,23 @@ def test_few_texts_are_drawn(tmp_path, n):
     assert few.parameters["n_neighbors"] == n - 1
 
 
+def test_a_map_begins_at_the_principal_axes_and_says_so(found, grouped):
+    assert found.parameters["init"] == "pca"
+    assert "fitted once on pre_dropout.inference from its principal axes (" in found.method
+    few = project(grouped, method="umap", variants=VARIANTS[:1], parameters={"init": "random", "n_epochs": 20})
+    assert "fitted once on pre_dropout.inference in 20 epochs (" in few.method
+
+
+def test_equal_vectors_have_no_axes_to_begin_at_but_a_map(tmp_path):
+    blocks = sets.blocks(12)
+    for block in blocks:
+        block.vectors[BASE][:] = 1.0
+    sets.write(tmp_path / "set", blocks)
+    drawn = project(EmbeddingSet.read(tmp_path / "set"), method="umap", variants=[BASE])
+    assert drawn.parameters["init"] == "random"
+    assert np.isfinite(drawn.coordinates[BASE]).all()
+
+
 def test_three_texts_are_too_few(tmp_path):
     with pytest.raises(SettingsError, match="umap: the number of texts is 3, expected 4 or more"):
         project(make(tmp_path, 3), method="umap")

@@ -48,6 +48,7 @@ _SAMPLED = 2_000  # above, those of so many texts
 _FEW_LABELS = 2_000  # up to here cross-validation is repeated
 _FEW_TEXTS = 5_000  # up to here clusters, classifiers and maps are tested as thoroughly as by their own commands
 _PROBED = 3_000
+_MANY_EPOCHS = {"umap": {"n_epochs": 100}}  # for many texts: half of UMAP's own keep neighbourhoods as well
 _OF_DROPOUT = ("pre_dropout.inference", "post_dropout.inference", "post_dropout.training.0", "post_dropout.head.0")
 _OF_TWO = (*_OF_DROPOUT, f"{OTHER}pre_dropout.inference", f"{OTHER}post_dropout.training.0")
 _ANALYSES = ("similarity", "clustering", "stability", "classification", "visualisation")
@@ -410,6 +411,7 @@ class _Work:
     def projections(self, method: str | None, graphs: Graphs) -> dict[str, Projection]:
         """A map for each space, with the axes of its reference."""
         found = {}
+        few = len(self.embeddings) <= _FEW_TEXTS
         for tap in dict.fromkeys(map(space, self.names)):
             same = [name for name in self.names if space(name) == tap]
 
@@ -420,7 +422,8 @@ class _Work:
                     variants=same,
                     seed=self.seed,
                     n_neighbors=_MAP_NEIGHBORS,
-                    quality_texts=3_000 if len(self.embeddings) <= _FEW_TEXTS else 2_000,
+                    quality_texts=3_000 if few else 2_000,
+                    parameters={} if few else _MANY_EPOCHS.get(chosen, {}),
                     graphs=graphs,
                 )
 
