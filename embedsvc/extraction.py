@@ -18,9 +18,10 @@ from embedsvc.results import Columns, Result
 from embedsvc.settings import Settings
 from embedsvc.storage import Place, place
 from embedsvc.streaming import Known, Progress, stream
-from embedsvc.types import Block, Pass, Text, Variant
+from embedsvc.types import Block, ModelSpec, Pass, Text, Variant
 
 if TYPE_CHECKING:
+    from embedsvc.head import Head
     from embedsvc.models import Encoder
     from embedsvc.models.base import LoadOptions
     from embedsvc.texts import ReadOptions
@@ -31,6 +32,7 @@ __all__ = [
     "describe",
     "extract",
     "extract_files",
+    "manifest_of",
     "stored_passes",
 ]
 
@@ -98,22 +100,37 @@ def describe(encoder: Encoder, settings: Settings, sources: Iterable[dict[str, o
     SettingsError
         For settings that contradict each other or the model.
     """
+    return manifest_of(
+        *(encoder.spec, encoder.head, settings, sources),
+        engine=getattr(encoder, "engine", "tensorflow"),
+        precision=str(getattr(encoder, "precision", "float32")),
+    )
+
+
+def manifest_of(
+    spec: ModelSpec,
+    head: Head,
+    settings: Settings,
+    sources: Iterable[dict[str, object]] = (),
+    *,
+    engine: str,
+    precision: str,
+) -> Manifest:
+    """As `describe`, of a model that is known by what it says of itself and need not be loaded."""
     from embedsvc.models.base import check_taps
 
-    spec = encoder.spec
     check_taps(spec, settings.taps)
     batching.check_max_tokens(spec, settings.max_tokens)
-    engine = getattr(encoder, "engine", "tensorflow")
     return Manifest(
         model=spec,
-        head=encoder.head,
+        head=head,
         taps=settings.taps or tuple(tap for tap in _DEFAULT_TAPS if tap in spec.taps),
         modes=settings.modes,
         passes=settings.passes,
         seed=settings.seed,
         max_tokens=settings.max_tokens,
         on_long=settings.on_long,
-        precision=str(getattr(encoder, "precision", "float32")),
+        precision=precision,
         token_budget=settings.token_budget,
         rows_per_part=settings.rows_per_part,
         engine=engine,

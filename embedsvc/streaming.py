@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from embedsvc.models import Encoder
     from embedsvc.settings import Settings
 
-__all__ = ["Known", "Progress", "Recalled", "stream"]
+__all__ = ["Known", "Progress", "Recalled", "known_passes", "stream"]
 
 Progress = Callable[[int, int], None]
 """Told after each batch how many texts and tokens it held; may be called from several threads."""
@@ -52,6 +52,11 @@ class Recalled:
 
 Known = Callable[[Sequence[Text]], Recalled | None]
 """Asked for the rows of each block of which something need not be encoded; None if there is none."""
+
+
+def known_passes(passes: Mapping[Pass, tuple[str, ...]], names: Collection[str]) -> dict[Pass, tuple[str, ...]]:
+    """Of some passes those that need not be run over rows of which these variants are known."""
+    return {pass_: taps for pass_, taps in passes.items() if all(name in names for name in _names(pass_, taps))}
 
 
 def stream(
@@ -127,11 +132,7 @@ class _Job:
         recalled = self.known(texts) if self.known else None
         if recalled is None:
             return _Running(index, texts, None, self._hand(texts, self.passes, self.progress, pool), None)
-        had = {
-            pass_: taps
-            for pass_, taps in self.passes.items()
-            if all(name in recalled.vectors for name in _names(pass_, taps))
-        }
+        had = known_passes(self.passes, recalled.vectors)
         lacking = {pass_: taps for pass_, taps in self.passes.items() if pass_ not in had}
         old = frozenset(recalled.rows.tolist())
         rest = tuple(text for row, text in enumerate(texts) if row not in old)

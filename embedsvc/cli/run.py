@@ -143,7 +143,7 @@ def _print_plan(plan: Plan, *, as_json: bool) -> None:
                 each.step.name,
                 "done" if each.done else "to do",
                 f"{each.scan.rows:,}" if each.scan else "",
-                "" if each.encode is None else f"{each.encode:,}",
+                "" if each.work is None else f"{each.work.rows:,}",
                 _number(guess.tokens if guess else None),
                 _time(guess.seconds) if guess else "",
                 _size(guess.n_bytes if guess else None),
@@ -156,6 +156,11 @@ def _print_plan(plan: Plan, *, as_json: bool) -> None:
             files = ", ".join(source.name for source in each.scan.sources[:5])
             more = len(each.scan.sources) - 5
             click.echo(f"\n{each.step.name} reads {files}" + (f" and {more} more" if more > 0 else ""))
+            if each.work and each.work.partly:
+                click.echo(
+                    f"  {each.work.partly:,} of its rows have all but {each.work.lacking} of their "
+                    f"{each.work.passes} passes; only what they lack is encoded"
+                )
             if each.scan.rejected:
                 click.echo(f"  {len(each.scan.rejected):,} rows cannot be read and would be skipped")
     if any(each.estimate and each.estimate.seconds is None for each in plan.steps):

@@ -7,11 +7,12 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedsvc.errors import StoreError
+from embedsvc.jobs.keys import STEP_KEYS
 from embedsvc.jobs.records import Record, Records, state_folder
 from embedsvc.jobs.sets import Shelf
 from embedsvc.jobs.spec import Step
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from embedsvc.jobs.plan import Planned
     from embedsvc.texts import Scan
 
-__all__ = ["Estimate", "Profile", "estimate", "mean_characters", "remember"]
+__all__ = ["Estimate", "Profile", "Work", "estimate", "mean_characters", "remember"]
 
 _SAMPLE = 256  # texts whose length is looked at
 _TIMED = 64  # texts encoded to time a model that was never timed
@@ -65,10 +66,35 @@ class Estimate:
         return {"tokens": self.tokens, "bytes": self.n_bytes, "seconds": self.seconds}
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the encoder must do for a set.
+
+    Attributes
+    ----------
+    rows : int
+        That it must see.
+    partly : int
+        Of these, rows of which some passes are there already.
+    lacking, passes : int
+        Passes that are run over such a row, and over a row of which nothing is known.
+    """
+
+    rows: int
+    partly: int = 0
+    lacking: int = 0
+    passes: int = 1
+
+    @property
+    def whole_rows(self) -> float:
+        """Rows through all passes that would cost as much; a pass is taken to cost what another does."""
+        return self.rows - self.partly + self.partly * self.lacking / self.passes
+
+
 class Found(NamedTuple):
     """The two fields of `Planned` that `estimate` fills."""
 
-    encode: int | None
+    work: Work | None
     estimate: Estimate | None
 
 
@@ -78,16 +104,16 @@ def estimate(planned: Planned, out: Place, records: Records, *, rows: int, told:
     profile = _profiles().get(_name_of(step, planned.inputs))
     if planned.scan is None:
         return Found(None, Estimate(None, None, None if profile is None else profile.seconds_per_row * rows))
-    encode = planned.scan.rows - _known_rows(planned, out, records.get(step.name))
+    work = _work(planned, planned.scan, out, records)
     if profile is None:
-        told(f"Timing {step.values['model']} on a few texts, since it never ran here")
+        told(f"Timing {step.values['model']} on a few texts, since it never ran here with such settings")
         profile = _measured(step, planned.scan)
     return Found(
-        encode,
+        work,
         Estimate(
-            tokens=round(encode * mean_characters(planned.scan) * profile.tokens_per_character),
+            tokens=round(work.rows * mean_characters(planned.scan) * profile.tokens_per_character),
             n_bytes=round(planned.scan.rows * profile.bytes_per_row),
-            seconds=encode * profile.seconds_per_row,
+            seconds=work.whole_rows * profile.seconds_per_row,
         ),
     )
 
@@ -129,30 +155,53 @@ def _name_of(step: Step, inputs: Mapping[str, Any]) -> str:
     return f"extract {hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
 
-def _known_rows(planned: Planned, out: Place, record: Record | None) -> int:
-    """Rows that need not be encoded, found as the run finds them, on the assumption that it loads the same model."""
+def _work(planned: Planned, scan: Scan, out: Place, records: Records) -> Work:
+    """What must be encoded, found as the run finds it, on the assumption that it loads the model of the last one."""
+    from embedsvc.extraction import manifest_of, stored_passes
     from embedsvc.jobs.recall import Recall
     from embedsvc.stored import pieces_of
+    from embedsvc.streaming import known_passes
     from embedsvc.texts import read
 
     step, shelf = planned.step, Shelf(out, planned.step.name)
-    reading = ("sources", "text-column", "id-column", "label-column", "whole-files", "on-error")
-    apart = {*reading, "token-budget", "rows-per-part", "trust-model"}
-    if record is None or planned.scan is None:
-        return 0
-    same = all(
-        (list(value) if isinstance(value, tuple) else value) == record.values.get(name)
-        for name, value in step.values.items()
-        if name not in apart
-    )
-    if not same or planned.inputs["model"] != record.inputs["model"]:
-        return 0
+    settings, _, _ = extraction_options(step)
+    record, begun = records.get(step.name), records.pending.get(step.name) == planned.key
+    if not begun and (record is None or not _same_model(planned, record)):
+        return Work(scan.rows)
     try:
-        manifest, _ = pieces_of(shelf.finished, allow_partial=True)
+        earlier, _ = pieces_of(shelf.next if begun else shelf.finished, allow_partial=True)
     except StoreError:
-        return 0
-    recall = Recall.of([path for path in (shelf.finished, shelf.next, shelf.kept) if path.is_dir()], manifest)
-    return 0 if recall is None else recall.count(read(planned.scan))
+        return Work(scan.rows)
+    manifest = manifest_of(
+        *(earlier.model, earlier.head, settings, [asdict(source) for source in scan.sources]),
+        engine=earlier.engine,
+        precision=earlier.precision,
+    )
+    done = shelf.begun(manifest)
+    recall = Recall.of(shelf.earlier(manifest), manifest)
+    passes = stored_passes(manifest)
+    lacking = len(passes) - len(known_passes(passes, recall.names)) if recall else 0
+    rows = partly = 0
+    texts = read(scan)
+    for index in range(-(-scan.rows // settings.rows_per_part)):
+        block = list(islice(texts, settings.rows_per_part))
+        if index not in done:
+            hits = recall.count(block) if recall else 0
+            rows += len(block) - (0 if lacking else hits)
+            partly += hits if lacking else 0
+    return Work(rows, partly, lacking, len(passes))
+
+
+def _same_model(planned: Planned, record: Record) -> bool:
+    """Whether a step loads the model that made its last set, as far as can be told without loading it."""
+    from embedsvc.models.base import LoadOptions
+
+    names = {"model", *(field.name for field in fields(LoadOptions))} - {"trust"}
+    return planned.inputs["model"] == record.inputs["model"] and all(
+        planned.step.values[key.name] == record.values.get(key.name)
+        for key in STEP_KEYS["extract"]
+        if key.parameter in names
+    )
 
 
 def _measured(step: Step, scan: Scan) -> Profile:

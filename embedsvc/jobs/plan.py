@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from embedsvc.errors import StoreError
 from embedsvc.jobs.digests import analysis_inputs, extraction_inputs, file_digest, step_key
-from embedsvc.jobs.estimates import Estimate, estimate
+from embedsvc.jobs.estimates import Estimate, Work, estimate
 from embedsvc.jobs.records import Record, Records
 from embedsvc.jobs.sets import Shelf
 from embedsvc.jobs.spec import Job, Step
@@ -43,8 +43,8 @@ class Planned:
         Why there is something to be done, or what is there.
     scan : Scan or None
         Of an extraction.
-    encode : int or None
-        Rows it must encode, where that was asked for.
+    work : Work or None
+        What it must encode, where that was asked for.
     estimate : Estimate or None
         What it will take, where that was asked for and can be told.
     """
@@ -55,7 +55,7 @@ class Planned:
     done: bool
     why: str
     scan: Scan | None = None
-    encode: int | None = None
+    work: Work | None = None
     estimate: Estimate | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +68,8 @@ class Planned:
             "inputs": dict(self.inputs),
             "rows": None if self.scan is None else self.scan.rows,
             "rejected": None if self.scan is None else len(self.scan.rejected),
-            "encode": self.encode,
+            "encode": None if self.work is None else self.work.rows,
+            "work": None if self.work is None else asdict(self.work),
             "estimate": None if self.estimate is None else self.estimate.to_json(),
             "settings": dict(self.step.values),
         }
@@ -144,7 +145,7 @@ def plan_job(
             if not each.done:
                 of_set = rows[each.key if each.scan is not None else each.inputs["set"]]
                 guess = estimate(each, out, records, rows=of_set, told=told)
-                planned[at] = replace(each, encode=guess.encode, estimate=guess.estimate)
+                planned[at] = replace(each, work=guess.work, estimate=guess.estimate)
     return Plan(job, tuple(planned))
 
 

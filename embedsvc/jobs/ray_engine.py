@@ -131,6 +131,7 @@ def _take(part: Mapping[str, Any], order: Order) -> None:
         order.store.record(int(part["index"]), done)
         if order.known is not None:
             order.known.rows += int(part["recalled"])
+            order.known.tokens += int(part["recalled_tokens"])
             order.known.damaged |= dict.fromkeys(json.loads(part["damaged"]))
         order.progress(done.part.rows, done.tokens)
 
@@ -171,7 +172,7 @@ class _Encode:
         work, known = self._work, self._work.known
         index = int(row["index"])
         texts = [Text(*fields) for fields in json.loads(row["texts"])]
-        before = known.rows if known else 0
+        before, tokens_before = (known.rows, known.tokens) if known else (0, 0)
         (block,) = extract(texts, self._encoder, work.settings, known=known, workers=1)
         block = replace(block, index=index, offset=index * work.settings.rows_per_part)
         done = write_part(work.folder, block, work.manifest, writer=self._writer)
@@ -182,7 +183,8 @@ class _Encode:
             "sha256": done.part.sha256,
             "tokens": done.tokens,
             "truncated": done.truncated,
-            "recalled": (known.rows if known else 0) - before,
+            "recalled": known.rows - before if known else 0,
+            "recalled_tokens": known.tokens - tokens_before if known else 0,
             "damaged": json.dumps(list(known.damaged) if known else []),
         }
 

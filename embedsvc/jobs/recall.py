@@ -83,8 +83,8 @@ class Recall:
         The variants that are taken over.
     complete : bool
         Whether these are all that the run stores, so that rows found need not be encoded at all.
-    rows : int
-        Rows handed out so far that need not be encoded.
+    rows, tokens : int
+        Rows handed out so far that need not be encoded, and their tokens.
     damaged : dict of str to None
         Parts that did not agree with their digests, in the order they were met; their rows are encoded again.
     """
@@ -105,7 +105,7 @@ class Recall:
         self.complete = complete
         self._by_id = any(map(_is_training, names))
         self._cache: OrderedDict[int, _Columns | None] = OrderedDict()
-        self.rows = 0
+        self.rows = self.tokens = 0
         self.damaged: dict[str, None] = {}
 
     @classmethod
@@ -195,7 +195,9 @@ class Recall:
                 gathered[name][here] = values[inner[here]]
         if not good.any():
             return None
-        self.rows += int(good.sum()) if self.complete else 0
+        if self.complete:
+            self.rows += int(good.sum())
+            self.tokens += int(gathered["n_tokens"][good].clip(0).sum())
         return Recalled(
             rows=hits[good],
             vectors={name: gathered[name][good] for name in self.names},

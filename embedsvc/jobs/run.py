@@ -204,18 +204,18 @@ class _Running:
                 store.finish(rows=scan.rows, rejected=[asdict(row) for row in scan.rejected])
             seconds = time.perf_counter() - began
             tokens = store.tokens
-        recalled = 0 if known is None else known.rows
+        recalled, recalled_tokens = (0, 0) if known is None else (known.rows, known.tokens)
         for name in known.damaged if known else ():
             log("damaged-part", step=step.name, part=name, what="its rows were encoded again")
         encoded = scan.rows - before - recalled
         shelf.publish()
         files = {f"{step.name}/manifest.json": file_digest(shelf.finished / "manifest.json")}
         records.finish(step.name, Record(planned.key, step.values, planned.inputs, files))
-        if encoded == scan.rows and (known is None or known.complete):
+        if encoded == scan.rows and (known is None or known.complete or not known.names):
             characters = mean_characters(scan) * scan.rows
             profile = Profile(seconds / scan.rows, folder_bytes(shelf.finished) / scan.rows, tokens / characters)
             remember(step, planned.inputs, profile)
-        return StepResult(step.name, "done", encoded=encoded, tokens=tokens - tokens_before)
+        return StepResult(step.name, "done", encoded=encoded, tokens=tokens - tokens_before - recalled_tokens)
 
     def _analyse(self, planned: Planned, records: Records) -> StepResult:
         from embedsvc.embeddings import EmbeddingSet

@@ -78,18 +78,34 @@ class Shelf:
                 _rename(self.next if _complete(self.next) else self._old, self.finished)
             _remove(self._old)
 
+    def begun(self, manifest: Manifest) -> frozenset[int]:
+        """Numbers of the parts that a run of that manifest need not make again."""
+        theirs = _manifest(self.next)
+        if theirs is None or theirs.identity != manifest.identity:
+            return frozenset()
+        return frozenset(index for entry in self.next.iterdir() if (index := index_of(entry.name)) is not None)
+
+    def earlier(self, manifest: Manifest) -> tuple[Place, ...]:
+        """The sets that a run of that manifest can draw on, where they lie before it begins."""
+        spare = self.next if self._is_worth_keeping(manifest) else self.kept
+        return tuple(path for path in (self.finished, spare) if path.is_dir())
+
     def begin(self, manifest: Manifest) -> tuple[Place, ...]:
         """Make room for a run, and name the earlier sets it can draw on."""
         with disk_errors(self.out):
             begun = _manifest(self.next)
-            if begun is not None and begun.identity != manifest.identity:
-                # The more an unfinished run wrote, the more it is worth keeping.
-                if self.n_parts_begun >= _n_parts(self.kept):
-                    _remove(self.kept)
-                    _rename(self.next, self.kept)
-                else:
-                    _remove(self.next)
+            if self._is_worth_keeping(manifest):
+                _remove(self.kept)
+                _rename(self.next, self.kept)
+            elif begun is not None and begun.identity != manifest.identity:
+                _remove(self.next)
         return tuple(path for path in (self.finished, self.kept) if path.is_dir())
+
+    def _is_worth_keeping(self, manifest: Manifest) -> bool:
+        """Whether what was begun is another run's. The more an unfinished run wrote, the more it is worth."""
+        begun = _manifest(self.next)
+        other = begun is not None and begun.identity != manifest.identity
+        return other and self.n_parts_begun >= _n_parts(self.kept)
 
     def publish(self) -> None:
         """Put the next set, now whole, in the place of the finished one."""

@@ -243,7 +243,7 @@ def test_all_analyses_run_from_one_file(folder, job):
 def test_the_plan_is_what_then_runs(folder, job):
     first = plan_job(job(steps=CLUSTER), estimates=True)
     assert not (folder / "out").exists(), "planning changes nothing"
-    assert [(each.step.name, each.done, each.why, each.encode) for each in first.steps] == [
+    assert [(each.step.name, each.done, each.why, each.work and each.work.rows) for each in first.steps] == [
         ("extract", False, "new", 80),
         ("cluster", False, "new", None),
     ]
@@ -255,11 +255,57 @@ def test_the_plan_is_what_then_runs(folder, job):
     assert first.steps[0].estimate.n_bytes == pytest.approx(size, rel=0.75), "small parts: footers weigh"
     (folder / "texts/c.txt").write_text(lines(3, 5))
     second = plan_job(job("cluster.k=4", steps=CLUSTER), estimates=True)
-    assert [(each.why, each.encode) for each in second.steps] == [
+    assert [(each.why, each.work and each.work.rows) for each in second.steps] == [
         ("1 file added", 5),
         ("k changed, its set changes", None),
     ]
     assert second.steps[1].estimate.seconds > 0, "it was timed by the first run"
+
+
+@pytest.mark.parametrize(
+    ("setting", "grown", "rows", "partly", "lacking", "passes"),
+    [
+        ("extract.passes=5", False, 80, 80, 3, 6),
+        ("extract.passes=3", True, 105, 80, 1, 4),
+        ("extract.seed=8", False, 80, 80, 2, 3),
+        ("extract.passes=2", True, 25, 0, 0, 3),
+        ("extract.passes=1", False, 0, 0, 0, 2),
+        ("extract.model=fake:8", True, 105, 0, 0, 1),
+    ],
+)
+def test_the_plan_counts_passes_that_are_there(
+    folder, job, rows_by_pass, setting, grown, rows, partly, lacking, passes
+):
+    run_job(job())
+    if grown:
+        (folder / "texts/aa.txt").write_text(lines(3, 25))
+    plan = plan_job(job(setting), estimates=True)
+    work = plan.steps[0].work
+    assert (work.rows, work.partly, work.lacking, work.passes) == (rows, partly, lacking, passes)
+    rows_by_pass.clear()
+    done = run_job(job(setting))
+    assert encoded(done) == {"extract": rows}
+    if passes > 1:
+        assert sum(rows_by_pass.values()) == (rows - partly) * passes + partly * lacking
+        assert work.whole_rows * passes == pytest.approx(sum(rows_by_pass.values()))
+    assert done.run.steps[0].tokens == pytest.approx(plan.steps[0].estimate.tokens, rel=0.2)
+    size = sum(file.stat().st_size for file in (folder / "out/extract").iterdir())
+    assert plan.steps[0].estimate.n_bytes == pytest.approx(size, rel=0.75)
+
+
+def test_the_plan_of_a_stopped_run_counts_what_it_left(folder, job, monkeypatch):
+    def two_blocks(*args, **kwargs):
+        yield from islice(extract(*args, **kwargs), 2)
+        raise KeyboardInterrupt
+
+    for setting, partly in (("extract.passes=2", 0), ("extract.passes=4", 40)):
+        with monkeypatch.context() as patched:
+            patched.setattr(engines, "extract", two_blocks)
+            with pytest.raises(KeyboardInterrupt):
+                run_job(job(setting))
+        work = plan_job(job(setting), estimates=True).steps[0].work
+        assert (work.rows, work.partly) == (40, partly)
+        assert encoded(run_job(job(setting))) == {"extract": 40}
 
 
 def test_the_log_is_json_lines_with_rates_and_rejects_and_without_texts(folder, job):
