@@ -110,7 +110,10 @@ def encode_on_ray(order: Order) -> None:
         parts = units.map(
             _Encode,
             fn_constructor_kwargs={"work": work},
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, max_tasks_in_flight_per_actor=_IN_FLIGHT),
+            # All start at once, but the work begins with the first: a node may be slow to give, or be gone.
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=_IN_FLIGHT
+            ),
             num_cpus=1,
             num_gpus=order.gpus or None,
         )

@@ -43,14 +43,14 @@ class Cluster:
     def kill(self, name: str) -> None:
         """End a whole node at once, as a power cut would: every process of its group, with signal 9."""
         process = self.nodes.pop(name)
-        for pid in _family(process.pid):
+        for pid in family(process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
 
     def workers(self, name: str) -> list[int]:
         """Process ids of the actors that encode on a node."""
-        return [pid for pid in _family(self.nodes[name].pid) if b"_Encode" in _file(pid, "cmdline")]
+        return [pid for pid in family(self.nodes[name].pid) if b"_Encode" in _file(pid, "cmdline")]
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def _free_port() -> int:
         return found.getsockname()[1]
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """A process and all its descendants."""
     parents = {}
     for entry in Path("/proc").iterdir():
