@@ -21,6 +21,10 @@ from embedsvc.types import Block
 
 __all__ = ["Arrays", "Held", "Parquet", "Source"]
 
+# An array that unpacks to more than this many bytes, and to so many times its size in the archive, is no text.
+_ROOM = 2**30
+_SQUEEZED = 256
+
 
 class Source(Protocol):
     """Where columns come from, part by part."""
@@ -120,6 +124,8 @@ class Arrays:
         return self._loaded[name]
 
     def _open(self, info: zipfile.ZipInfo) -> NDArray[Any]:
+        if info.file_size > _ROOM and info.file_size > _SQUEEZED * info.compress_size:
+            raise ValueError(f"{info.filename} unpacks to {info.file_size:,} bytes, over {_SQUEEZED} times its size")
         if info.compress_type != zipfile.ZIP_STORED or not info.file_size:
             with np.load(self._path, allow_pickle=False) as file:
                 array: NDArray[Any] = file[info.filename.removesuffix(".npy")]

@@ -313,6 +313,15 @@ def test_an_npz_that_was_compressed_again_reads_the_same(folder, tmp_path):
         np.testing.assert_array_equal(found[name], expected[name])
 
 
+def test_an_npz_that_unpacks_to_far_more_than_it_holds_is_refused_unread(folder, tmp_path, monkeypatch):
+    with np.load(folder / "out.npz") as file:
+        np.savez_compressed(tmp_path / "x.npz", **dict(file) | {"text": np.full(N, "a" * 100_000)})
+    EmbeddingSet.read(tmp_path / "x.npz")  # small enough to do no harm
+    monkeypatch.setattr("embedsvc.columns._ROOM", 2**20)
+    with pytest.raises(StoreError, match=r"text\.npy unpacks to 4,000,\d{3} bytes"):
+        EmbeddingSet.read(tmp_path / "x.npz")
+
+
 @pytest.mark.parametrize("size", [100, 2000, 5000])
 def test_a_torn_npz_is_an_error(folder, tmp_path, size):
     (tmp_path / "x.npz").write_bytes((folder / "out.npz").read_bytes()[:size])
