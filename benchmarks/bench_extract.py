@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tables import put
+from tables import put, quote
 
 from embedsvc import Settings, Text, catalog, extract_files, fetching, load_model, masks
 from embedsvc.extraction import extract
@@ -87,10 +87,6 @@ def interleaved(programs: dict, rounds: int) -> dict[str, np.ndarray]:
             programs[name]()
             seconds[name].append((time.perf_counter() - began, time.process_time() - cpu))
     return {name: np.array(each) for name, each in seconds.items()}
-
-
-def quote(values: np.ndarray) -> str:
-    return f"{np.median(values):.3g} ({values.min():.3g} to {values.max():.3g})"
 
 
 def ratio(over: np.ndarray, under: np.ndarray) -> tuple[str, str]:

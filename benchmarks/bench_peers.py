@@ -28,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from tables import put
+from tables import put, quote
 from threadpoolctl import threadpool_limits
 
 from embedsvc import catalog, fetching, load_model, plots
@@ -165,10 +165,6 @@ def in_turn(programs: dict[str, Callable[[], list[float]]], rounds: int) -> dict
         for name in list(programs)[:: -1 if at % 2 else 1]:
             seconds[name].append(programs[name]())
     return {name: np.array(values) for name, values in seconds.items()}
-
-
-def quote(ratios: np.ndarray) -> str:
-    return f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
 
 
 def verdict(goal: float, *ratios: np.ndarray) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from synthetic import write_set
-from tables import Row, write
+from tables import Row, quote, write
 
 from embedsvc import EmbeddingSet, report
 from embedsvc.reporting import report as steps
@@ -69,8 +69,8 @@ def measure(scratch: Path, texts: int, width: int, rounds: int) -> list[Row]:
     return [
         ("set", f"{texts:,} × {width}, {len(found.variants)} variants, labels", ""),
         ("one UMAP fit, here and now", f"{fit:.1f} s", ""),
-        ("report ÷ one UMAP fit, time", _spread(ratios), "≤ 1.5"),
-        ("report and its page ÷ one UMAP fit, time", _spread(with_page), ""),
+        ("report ÷ one UMAP fit, time", quote(ratios), "≤ 1.5"),
+        ("report and its page ÷ one UMAP fit, time", quote(with_page), ""),
         *((f"of it {words}", f"{share[name]:.2f}", "") for name, words in ANALYSES.items()),
         ("sampled", found.comparison.sampling if found.comparison else "", ""),
     ]
@@ -97,10 +97,6 @@ def _time(name: str, seconds: dict[str, list[float]]) -> None:
         return found
 
     setattr(module, name, timed)
-
-
-def _spread(ratios: list[float]) -> str:
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 if __name__ == "__main__":

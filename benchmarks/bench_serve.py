@@ -34,7 +34,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_extract import example_texts
 from serving import Process, Server
-from tables import put
+from tables import put, quote
 
 from embedsvc import Settings, Text, catalog, fetching, load_model
 from embedsvc.extraction import extract
@@ -221,10 +221,6 @@ PARTS = {"saturation": saturation, "latency": latency, "overload": overload}
 
 def table(found: dict) -> list[str]:
     """What the parts found, as the README shows it."""
-
-    def spread(values: np.ndarray) -> str:
-        return f"{np.median(values):.2f} ({values.min():.2f} to {values.max():.2f})"
-
     speeds, costs = (
         {name: np.array(values) for name, values in found["saturation"][what].items()} for what in ("speeds", "costs")
     )
@@ -232,8 +228,8 @@ def table(found: dict) -> list[str]:
     rows = [("texts/s of `extract` offline, here and now", f"{np.median(speeds['extract']):.0f}", "")]
     for name, theirs in speeds.items():
         what = "`extract` offline" if name == "extract" else f"the server of {name}"
-        rows.append((f"saturated service ÷ {what}, {SIZE} texts a request", spread(ours / theirs), GOALS.get(name, "")))
-        rows.append((f"processor time of a text there, ours ÷ that of {what}", spread(cost / costs[name]), ""))
+        rows.append((f"saturated service ÷ {what}, {SIZE} texts a request", quote(ours / theirs), GOALS.get(name, "")))
+        rows.append((f"processor time of a text there, ours ÷ that of {what}", quote(cost / costs[name]), ""))
     for name, one in found["latency"].items():
         lone, half, outcomes = one["lone"], one["half"], one["outcomes"]
         p50, p99 = percentile(lone, 50), percentile(lone, 99)

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tables import put
+from tables import put, quote
 
 from embedsvc import catalog, fetching
 
@@ -65,10 +65,6 @@ def measure(rounds: int) -> dict[str, np.ndarray]:
             for program in list(commands)[:: -1 if at % 2 else 1]:
                 seconds[program].append(run(commands[program], scratch / f"{next(number)}.parquet"))
     return {program: np.array(each[1:]) for program, each in seconds.items()}
-
-
-def quote(values: np.ndarray) -> str:
-    return f"{np.median(values):.2f} ({values.min():.2f} to {values.max():.2f})"
 
 
 def write(rounds: int) -> None:

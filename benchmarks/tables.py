@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["Row", "put", "write"]
+__all__ = ["Row", "put", "quote", "write"]
 
 Row = tuple[str, str, str]
 """What, figure, goal."""
+
+
+def quote(values: Iterable[float]) -> str:
+    """The median, with the smallest and the largest."""
+    listed = [float(value) for value in values]
+    return "{} ({} to {})".format(*(f"{each:.3g}" for each in (statistics.median(listed), min(listed), max(listed))))
 
 
 def write(script: str, rows: Sequence[Row]) -> None:
