@@ -87,6 +87,13 @@ __all__ = ["serve"]
     metavar="S",
     help="For work under way after SIGTERM.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "text"]),
+    default="auto",
+    show_default=True,
+    help="Of the lines on stderr; auto: text on a terminal, JSON elsewhere.",
+)
 @loading_options
 def serve(models: tuple[str, ...], sets: tuple[str, ...], new_key: str | None, **options: Any) -> None:  # noqa: ANN401
     """Serve embeddings and their dropout variants over HTTP.
@@ -105,6 +112,7 @@ def serve(models: tuple[str, ...], sets: tuple[str, ...], new_key: str | None, *
         return
     from embedsvc.batching import OnLong
     from embedsvc.errors import MissingExtraError, SettingsError
+    from embedsvc.service.logs import LogFormat
     from embedsvc.service.settings import Limits, Settings
 
     if (options["tls_cert"] is None) != (options["tls_key"] is None):
@@ -130,6 +138,7 @@ def serve(models: tuple[str, ...], sets: tuple[str, ...], new_key: str | None, *
         allow_public=options["allow_public"],
         hosts=options["hosts"],
         drain_seconds=options["drain_seconds"],
+        log_format=LogFormat(options["log_format"]),
         tls={"ssl_certfile": options["tls_cert"], "ssl_keyfile": options["tls_key"]} if options["tls_cert"] else {},
     )
     try:

@@ -28,7 +28,7 @@ def serve(settings: Settings) -> None:
     EmbedsvcError
         If a model cannot be loaded, or the address cannot be bound.
     """
-    logs.configure()
+    logs.configure(settings.log_format)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(settings))
 

@@ -11,6 +11,7 @@ from embedsvc.errors import SettingsError
 from embedsvc.machine import processors
 from embedsvc.models.base import LoadOptions
 from embedsvc.service.keys import Keys
+from embedsvc.service.logs import LogFormat
 
 __all__ = ["Limits", "Settings", "is_loopback"]
 
@@ -97,6 +98,7 @@ class Settings:
         Names by which a loopback service may be called besides localhost.
     drain_seconds : float
         How long work under way may take after SIGTERM.
+    log_format : LogFormat
     tls : mapping
         uvicorn's ``ssl_…`` options.
 
@@ -120,6 +122,7 @@ class Settings:
     allow_public: bool = False
     hosts: tuple[str, ...] = ()
     drain_seconds: float = 30.0
+    log_format: LogFormat = LogFormat.AUTO
     tls: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -57,33 +57,6 @@ def test_logs_hold_neither_texts_nor_keys(guarded, caplog):
     assert not any("secret" in line or key in line for line in lines)
 
 
-def test_an_exception_is_logged_by_kind_and_place_only(held):
-    import logging
-
-    from embedsvc.service.logs import _Lines
-
-    lines = []
-
-    class Keep(logging.Handler):
-        def emit(self, record):
-            lines.append(_Lines().format(record))
-
-    logger = logging.getLogger("embedsvc")
-    handler = Keep()
-    logger.addHandler(handler)
-    held.gate.set()
-    try:
-        with serving(local()) as running:
-            answer = running.post("/v1/embeddings", {"input": "poison secret"})
-        assert (answer.status, answer.error["type"]) == (500, "server_error")
-        assert "secret" not in answer.content.decode()
-        (line,) = [line for line in lines if "ValueError" in line]
-        assert "secret" not in line
-        assert json.loads(line)["request_id"] == answer.headers["x-request-id"]
-    finally:
-        logger.removeHandler(handler)
-
-
 def test_every_answer_has_the_security_headers(fake):
     for answer in (fake.get("/health"), fake.get("/nowhere"), fake.post("/v1/embeddings", {})):
         assert answer.headers["x-content-type-options"] == "nosniff"
