@@ -15,7 +15,7 @@ from embedsvc import catalog, fetching
 from embedsvc.errors import FetchError
 from embedsvc.models.base import Encoder
 from embedsvc.models.load import load_model
-from tests.objects import Bucket, bucket_of, s3_server
+from tests.objects import Bucket, GoogleBucket, bucket_of, google_bucket_of, gs_server, s3_server
 
 # A busy machine is no finding: the first example of a test may compile or import for seconds.
 settings.register_profile("embedsvc", deadline=None)
@@ -91,3 +91,25 @@ def bucket(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> B
     for name, value in s3_environment.items():
         monkeypatch.setenv(name, value)
     return bucket_of(f"bucket-{secrets.token_hex(4)}")
+
+
+@pytest.fixture(scope="session")
+def gs_environment() -> Iterator[dict[str, str]]:
+    """What leads to a server that speaks Google's protocol. For tests marked needs_gs."""
+    with gs_server() as environment:
+        yield environment
+
+
+@pytest.fixture
+def google_bucket(gs_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[GoogleBucket]:
+    """An empty bucket, and the environment to reach it."""
+    for name, value in gs_environment.items():
+        monkeypatch.setenv(name, value)
+    import fsspec
+    import gcsfs
+
+    # fsspec looks at the environment when it is imported.
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    yield google_bucket_of(f"bucket-{secrets.token_hex(4)}")
+    gcsfs.GCSFileSystem.clear_instance_cache()

@@ -1,6 +1,7 @@
-"""A real server that speaks S3, on the loopback, and an independent client to look at what lies in it."""
+"""Real servers of S3's and Google's protocols, on the loopback, and the clouds' own clients to look into them."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,11 @@ import pytest
 needs_s3 = pytest.mark.skipif(
     not all(map(find_spec, ("s3fs", "moto", "flask_cors"))),
     reason='needs s3fs and moto: pip install "embedsvc[s3]" "moto[s3]" flask flask-cors',
+)
+
+needs_gs = pytest.mark.skipif(
+    not all(map(find_spec, ("gcsfs", "gcp_storage_emulator"))),
+    reason='needs gcsfs and a server: pip install "embedsvc[gs]" gcp-storage-emulator',
 )
 
 
@@ -77,3 +83,53 @@ def s3_server() -> Iterator[dict[str, str]]:
         }
     finally:
         server.stop()
+
+
+@dataclass
+class GoogleBucket:
+    """Likewise of Google's store."""
+
+    name: str
+    bucket: Any
+
+    @property
+    def address(self) -> str:
+        return f"gs://{self.name}"
+
+    def put(self, key: str, content: str | bytes) -> None:
+        self.bucket.blob(key).upload_from_string(content)
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Names below a folder."""
+        folder = f"{prefix}/" if prefix else ""
+        return [blob.name.removeprefix(folder) for blob in self.bucket.list_blobs(prefix=folder)]
+
+    def objects(self, prefix: str = "") -> dict[str, bytes]:
+        """Names below a folder to what they hold."""
+        folder = f"{prefix}/" if prefix else ""
+        return {name: self.bucket.blob(folder + name).download_as_bytes() for name in self.names(prefix)}
+
+
+def google_bucket_of(name: str) -> GoogleBucket:
+    """A new bucket of the server that the environment names."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    return GoogleBucket(name, storage.Client("test", credentials=AnonymousCredentials()).create_bucket(name))
+
+
+@contextmanager
+def gs_server() -> Iterator[dict[str, str]]:
+    """A server in a thread of this process, and the environment that leads to it, without credentials."""
+    from gcp_storage_emulator.server import create_server
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    with create_server("127.0.0.1", port, in_memory=True):
+        yield {
+            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
+            "FSSPEC_GS_TOKEN": "anon",
+            # Its other half asks Google itself what kind of bucket this is.
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        }
