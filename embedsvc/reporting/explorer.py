@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc.colors import BLUE, RED, Colored, by_group, by_score
+from embedsvc.colors import BLUE, GREY, RED, Colored, by_group, by_score
 from embedsvc.reporting.style import plain, sheet
 
 __all__ = ["Explorer", "Score", "explorer"]
@@ -237,7 +237,8 @@ def _map(source: Any, name: str, title: str, frame: Mapping[str, tuple[float, fl
     size = float(np.clip(600 / np.sqrt(max(len(source.data["id"]), 1)), 2.5, 8))
     plot.scatter(
         f"{name}_x", f"{name}_y", source=source, size=size, fill_color="color", line_color=None, fill_alpha=0.8,
-        nonselection_fill_alpha=0.06, nonselection_line_color=None, nonselection_fill_color="color",
+        # Grey: of hundreds of texts in one place even the faintest colour is a full one.
+        nonselection_fill_alpha=0.06, nonselection_line_color=None, nonselection_fill_color=GREY,
         selection_fill_color="color", selection_line_color=None,
     )  # fmt: skip
     plain(plot)
