@@ -113,11 +113,17 @@ def agreement(a: Labels, b: Labels) -> Agreement:
     _check(a, b)
     both = (a != NOISE) & (b != NOISE)
     some = bool(both.any())
+    ari, ami = (score(a, b, noise=Noise.SINGLETONS) for score in (adjusted_rand, adjusted_mutual_information))
+    clustered: tuple[float | None, float | None] = (None, None)
+    if both.all():
+        clustered = ari, ami  # without noise the conventions are one
+    elif some:
+        clustered = adjusted_rand(a, b, noise=Noise.DROPPED), adjusted_mutual_information(a, b, noise=Noise.DROPPED)
     return Agreement(
-        ari=adjusted_rand(a, b, noise=Noise.SINGLETONS),
-        ami=adjusted_mutual_information(a, b, noise=Noise.SINGLETONS),
-        ari_clustered=adjusted_rand(a, b, noise=Noise.DROPPED) if some else None,
-        ami_clustered=adjusted_mutual_information(a, b, noise=Noise.DROPPED) if some else None,
+        ari=ari,
+        ami=ami,
+        ari_clustered=clustered[0],
+        ami_clustered=clustered[1],
         coverage=float(both.mean()),
         n=len(a),
     )
