@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
 from embedsvc.knn import check_squares, check_vectors
+from embedsvc.nearest import nearest
 from embedsvc.probes import CLASSIFIERS, METRICS, Probe
 from embedsvc.threads import each, silenced
 from embedsvc.types import Variant, Vectors, check_seed
@@ -242,11 +243,18 @@ def _logistic(vectors: Vectors, classes: NDArray[np.intp]) -> tuple[Predict, boo
 
 
 def _knn(vectors: Vectors, classes: NDArray[np.intp]) -> tuple[Predict, bool]:
-    from sklearn.neighbors import KNeighborsClassifier
+    known, k = _directions(vectors), min(_NEIGHBORS, len(vectors))
+    one_hot = np.eye(int(classes.max()) + 1, dtype=np.intp)
 
-    # Directions order by euclidean distance as by cosine, and scikit-learn has a fast path for the former only.
-    model = KNeighborsClassifier(min(_NEIGHBORS, len(vectors)), algorithm="brute").fit(_directions(vectors), classes)
-    return lambda tested: model.predict(_directions(tested)), True
+    def predict(tested: Vectors) -> NDArray[np.intp]:
+        found, _ = nearest(known, _directions(tested), k)
+        # The class with most neighbours; of equal ones the first, as scikit-learn has it.
+        answers = np.asarray(one_hot[classes[found]].sum(axis=1).argmax(axis=1), dtype=np.intp)
+        # Without a direction a text is as far from one as from another: all are its neighbours.
+        answers[~tested.any(axis=1)] = np.bincount(classes).argmax()
+        return answers
+
+    return predict, True
 
 
 def _directions(vectors: Vectors) -> Vectors:
