@@ -22,6 +22,7 @@ __all__ = [
     "Measure",
     "alignment",
     "cosine",
+    "distance_ranks",
     "distances",
     "knn_overlap",
     "linear_cka",
@@ -127,20 +128,28 @@ def rsa(x: Vectors, y: Vectors, *, seed: int = 0) -> float:
     ----------
     Kriegeskorte et al. (2008), doi:10.3389/neuro.06.004.2008.
     """
-    from scipy.stats import rankdata
-
     _check_pair(x, y, least=3)
     rows = sample_rows(len(x), RSA_TEXTS, seed)
-    ranks = []
-    for vectors in (x, y):
-        rank = rankdata(distances(vectors[rows]))
-        if rank[0] == rank.min() == rank.max():
-            raise NoValueError(
-                "all distances between texts are equal, so their order says nothing",
-                "Bring more texts, or take cka or procrustes.",
-            )
-        ranks.append(rank)
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.corrcoef(distance_ranks(x[rows]), distance_ranks(y[rows]))[0, 1])
+
+
+def distance_ranks(x: Vectors) -> Floats:
+    """Ranks of the `distances` between all rows, whose correlation is `rsa`.
+
+    Raises
+    ------
+    NoValueError
+        If all distances are equal.
+    """
+    from scipy.stats import rankdata
+
+    ranks = rankdata(distances(x))
+    if ranks[0] == ranks.min() == ranks.max():
+        raise NoValueError(
+            "all distances between texts are equal, so their order says nothing",
+            "Bring more texts, or take cka or procrustes.",
+        )
+    return np.asarray(ranks)
 
 
 def distances(x: Vectors) -> Floats:

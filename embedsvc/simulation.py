@@ -109,14 +109,13 @@ class Simulation:
     def posts(self) -> list[Vectors]:
         """The base under each mask."""
         head, keys, seed = self._draw
-        posts = []
-        for index in range(self.passes):
-            post = np.empty_like(self.base)
-            # Some rows at a time: a mask of all of them would be as large again.
-            for start in range(0, len(post), 4096):
-                rows = slice(start, start + 4096)
-                post[rows] = head.posts(self.base[rows], keys[rows], seed=seed, passes=[index])[0]
-            posts.append(post)
+        posts = [np.empty_like(self.base) for _ in range(self.passes)]
+        # Some rows at a time: a mask of all of them would be as large again; and of these all passes in one run.
+        for start in range(0, len(self.base), 4096):
+            rows = slice(start, start + 4096)
+            drawn = head.posts(self.base[rows], keys[rows], seed=seed, passes=range(self.passes))
+            for post, some in zip(posts, drawn, strict=True):
+                post[rows] = some
         return posts
 
     def pairs(self, count: int) -> Iterator[tuple[int, int]]:
@@ -148,7 +147,14 @@ class Simulation:
 
     def rsa(self, count: int, rows: NDArray[np.int64]) -> float:
         """Mean correlation over the pairs of some texts, the same at every call."""
-        return self._mean(("rsa", count), count, lambda i, j: metrics.rsa(self.side(i)[rows], self.side(j)[rows]))
+
+        def ranks(at: int) -> Floats:
+            key = ("ranks", at)  # to rank half a million distances costs more than to correlate them
+            if key not in self._known:
+                self._known[key] = metrics.distance_ranks(self.side(at)[rows])
+            return np.asarray(self._known[key])
+
+        return self._mean(("rsa", count), count, lambda i, j: float(np.corrcoef(ranks(i), ranks(j))[0, 1]))
 
     def generic(self, count: int, measure: metrics.Measure, rows: NDArray[np.int64]) -> float:
         """Mean of any measure over some texts, the same at every call."""
