@@ -332,7 +332,7 @@ _METHOD = (
     "correlation of euclidean distances, of the sample. Neighbours by cosine, exact unless a graph given says "
     "otherwise, a text never its own. Expected: from the head's dropout alone, by closed form (CKA, cosine) or drawn "
     "head masks (Procrustes of more than 5,000 texts: one draw). Null: random matches of the texts of the sample "
-    "(Procrustes: of all texts, 5 draws; second-order cosine: 10 draws). Intervals: bootstrap over texts, "
+    "(Procrustes: of all texts, 5 draws; second-order cosine: 5 draws). Intervals: bootstrap over texts, "
     "95 %; of CKA, Procrustes and RSA to first order, RSA's from 500 texts of the sample."
 )
 

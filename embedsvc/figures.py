@@ -21,7 +21,7 @@ __all__ = ["Figure", "Pair", "measure_pair"]
 
 Floats = NDArray[np.float64]
 
-_SECOND_ORDER_DRAWS = 10  # each gathers the vectors of all neighbours
+_SECOND_ORDER_DRAWS = 5  # each gathers the vectors of all neighbours, and the null hardly spreads
 _PROCRUSTES_DRAWS = 5  # each needs a matrix's singular values, and the null hardly spreads
 
 

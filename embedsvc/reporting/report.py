@@ -44,7 +44,7 @@ _KS = (10, 50)
 _MAP_NEIGHBORS = 15  # UMAP counts the text itself
 _ALL_TEXTS = 10_000  # up to here the neighbours of every text are found
 _NEIGHBOR_PASSES = 2  # each is a graph of its own
-_SAMPLED = 2_000  # above, those of so many texts
+_SAMPLED = 1_000  # above, those of so many texts; as many as `compare` takes of itself
 _FEW_LABELS = 2_000  # up to here cross-validation is repeated
 _FEW_TEXTS = 5_000  # up to here clusters, classifiers and maps are tested as thoroughly as by their own commands
 _PROBED = 3_000
@@ -227,7 +227,7 @@ def report(
     """Compare, cluster, project, measure stability and probe, each once, and draw the verdict.
 
     Analyses that the set does not allow (no labels, no second variant, a package not installed) are left out, and the
-    report says why. Neighbour graphs are computed once a variant: of all texts up to 10,000, above of 2,000 sampled
+    report says why. Neighbour graphs are computed once a variant: of all texts up to 10,000, above of 1,000 sampled
     ones among all, and of all texts of the variant that a map is fitted on. Analyses run side by side; what they give
     does not depend on that.
 
@@ -450,7 +450,8 @@ def _compared(
 ) -> Comparison:
     if len(names) < 2:
         raise SettingsError(f"the set holds one variant, {names[0]}: there is nothing to compare it with")
-    return compare(embeddings, variants=names, ks=ks, seed=seed, graphs=graphs)
+    draws = 100 if len(embeddings) <= _FEW_TEXTS else 50  # of a null that spreads the less the more texts there are
+    return compare(embeddings, variants=names, ks=ks, n_permutations=draws, seed=seed, graphs=graphs)
 
 
 def _probed(embeddings: EmbeddingSet, names: tuple[str, ...], seed: int) -> Probe:
