@@ -133,6 +133,15 @@ def test_neighbours_of_sampled_texts_only_are_named_so(full, found):
     assert stability(full, passes=4, neighbor_passes=0).head.neighbors is None
 
 
+def test_which_texts_are_sampled_follows_the_seed(full):
+    def sampled(seed):
+        found = stability(full, passes=2, k=5, neighbor_passes=1, cluster_passes=0, max_neighbor_texts=40, seed=seed)
+        return np.flatnonzero(~np.isnan(found.head.neighbors.flip)).tolist()
+
+    assert sampled(3) == sampled(3)
+    assert sampled(3) != sampled(4)
+
+
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory):
     """Two groups far apart, and ten texts in the middle between them, whose cluster is the mask's to decide."""

@@ -20,9 +20,21 @@ __all__ = ["probe"]
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=4, show_default=True, metavar="N", help="Of the cross-validation."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the folds.")
+@click.option(
+    "--max-texts",
+    type=click.IntRange(min=1),
+    default=5_000,
+    show_default=True,
+    metavar="N",
+    help="Of more labelled texts so many are drawn.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the folds and the sample."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def probe(path: str, *, variants: str | None, folds: int, repeats: int, seed: int, as_json: bool) -> None:
+def probe(
+    path: str, *, variants: str | None, folds: int, repeats: int, max_texts: int, seed: int, as_json: bool
+) -> None:
     """Show how well labels can be read off each variant, and what mixing variants costs.
 
     A logistic regression and a k-NN classifier are cross-validated on the same folds of every variant, and tested on
@@ -32,7 +44,14 @@ def probe(path: str, *, variants: str | None, folds: int, repeats: int, seed: in
     from embedsvc.embeddings import EmbeddingSet
     from embedsvc.probing import probe
 
-    found = probe(EmbeddingSet.read(path), variants=split(variants) or None, folds=folds, repeats=repeats, seed=seed)
+    found = probe(
+        EmbeddingSet.read(path),
+        variants=split(variants) or None,
+        folds=folds,
+        repeats=repeats,
+        max_texts=max_texts,
+        seed=seed,
+    )
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
     else:

@@ -196,6 +196,7 @@ STEP_KEYS: Mapping[str, tuple[Key, ...]] = {
         _VARIANTS,
         Key("folds", "whole", 5, "folds", least=2),
         Key("repeats", "whole", 4, "repeats", least=1),
+        Key("max-texts", "whole", 5_000, "max_texts", least=1),
         _SEED,
     ),
     "report": (
