@@ -13,7 +13,7 @@ from embedsvc import masks
 from embedsvc.errors import InputError, SettingsError
 from embedsvc.types import ModelSpec, Tokens
 
-__all__ = ["Fitted", "OnLong", "fit", "plan"]
+__all__ = ["Fitted", "OnLong", "firsts", "fit", "plan"]
 
 
 class OnLong(StrEnum):
@@ -167,6 +167,24 @@ def _chunk(
         n_tokens,
         np.zeros(len(tokens), dtype=np.bool_),
     )
+
+
+def firsts(tokens: Tokens) -> NDArray[np.intp]:
+    """For each row the first that has the same tokens, itself where there is none before it.
+
+    Parameters
+    ----------
+    tokens : Tokens
+        With ids.
+
+    Returns
+    -------
+    ndarray of shape (n,), intp
+    """
+    assert tokens.ids is not None
+    seen: dict[bytes, int] = {}
+    rows = (seen.setdefault(ids.tobytes(), row) for row, ids in enumerate(tokens.ids))
+    return np.fromiter(rows, dtype=np.intp, count=len(tokens))
 
 
 def plan(tokens: Tokens, *, token_budget: int, special_tokens: int = 0) -> list[NDArray[np.intp]]:

@@ -1,7 +1,7 @@
 """Blocks of texts through an encoder's workers.
 
 Tokenising and writing happen in the caller's thread while a few workers encode, so that the encoder never waits for
-either; at most two blocks are in memory.
+either; at most two blocks are in memory. Texts of a block that have the same tokens share their inference passes.
 """
 
 from __future__ import annotations
@@ -94,13 +94,17 @@ def stream(
 
 @dataclass(frozen=True, slots=True)
 class _Encoding:
-    """Some rows of a block on their way through some passes; what is fitted, in arrays and futures are these rows."""
+    """Some rows of a block on their way through some passes; what is fitted, in arrays and futures are these rows.
+
+    A piece gets its inference vectors from its first, the piece with the same tokens that stands before all others.
+    """
 
     texts: tuple[Text, ...]
     passes: dict[Pass, tuple[str, ...]]
     fitted: batching.Fitted
+    firsts: NDArray[np.intp]
     arrays: dict[tuple[Pass, str], Vectors]
-    futures: tuple[Future[None], ...]
+    futures: list[Future[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,33 +167,37 @@ class _Job:
             for pass_, taps in passes.items()
             for tap in encoder_taps(taps)
         }
-        plan = batching.plan(fitted.pieces, token_budget=settings.token_budget, special_tokens=spec.special_tokens)
-        futures = tuple(pool.submit(self._encode, rows, fitted, arrays, passes, progress) for rows in plan)
-        return _Encoding(texts, passes, fitted, arrays, futures)
+        every = np.arange(len(fitted.pieces), dtype=np.intp)
+        # Masks follow the id and not the text, so that stochastic passes are encoded for every row.
+        alike = getattr(self.encoder, "inference_by_tokens", False)
+        firsts = batching.firsts(fitted.pieces) if alike else every
+        handed = every if any(pass_.mode.stochastic for pass_ in passes) else np.flatnonzero(firsts == every)
+        pieces = fitted.pieces if len(handed) == len(every) else fitted.pieces.take(handed)
+        plan = batching.plan(pieces, token_budget=settings.token_budget, special_tokens=spec.special_tokens)
+        encoding = _Encoding(texts, passes, fitted, firsts, arrays, [])
+        encoding.futures.extend(pool.submit(self._encode, handed[rows], encoding, progress) for rows in plan)
+        if progress and len(handed) < len(every):
+            progress(_begun(fitted, np.setdiff1d(every, handed)), 0)
+        return encoding
 
-    def _encode(
-        self,
-        rows: np.ndarray,
-        fitted: batching.Fitted,
-        arrays: dict[tuple[Pass, str], Vectors],
-        passes: dict[Pass, tuple[str, ...]],
-        progress: Progress | None,
-    ) -> None:
+    def _encode(self, rows: NDArray[np.intp], encoding: _Encoding, progress: Progress | None) -> None:
         """One batch through every pass, into its rows of the arrays."""
         from embedsvc.models.base import encoder_taps
 
-        batch = fitted.pieces.take(rows)
+        fitted = encoding.fitted
+        lone = rows[encoding.firsts[rows] == rows]
         with self.occupancy.batch():
-            for pass_, taps in passes.items():
-                vectors = self.encoder.encode(batch, keys=fitted.keys[rows], taps=encoder_taps(taps), pass_=pass_)
+            for pass_, taps in encoding.passes.items():
+                some = rows if pass_.mode.stochastic else lone
+                if not len(some):
+                    continue
+                batch = fitted.pieces.take(some)
+                vectors = self.encoder.encode(batch, keys=fitted.keys[some], taps=encoder_taps(taps), pass_=pass_)
                 for tap, value in vectors.items():
-                    arrays[pass_, tap][rows] = value
+                    encoding.arrays[pass_, tap][some] = value
         if progress:
-            # A row of several pieces counts with its first.
-            whole = (
-                rows if len(fitted.rows) == len(fitted.n_tokens) else rows[np.diff(fitted.rows, prepend=-1)[rows] > 0]
-            )
-            progress(len(whole), int(np.maximum(batch.counts + self.encoder.spec.special_tokens, 0).sum()))
+            counts = fitted.pieces.counts[rows] + self.encoder.spec.special_tokens
+            progress(_begun(fitted, rows), int(np.maximum(counts, 0).sum()))
 
     def finish(self, block: _Running) -> Block:
         """Wait for a block's batches and put together what was known and what is new."""
@@ -220,6 +228,10 @@ class _Job:
         for future in encoding.futures:
             future.result()
         keys = masks.row_keys(text.id for text in encoding.texts)
+        if (encoding.firsts != np.arange(len(encoding.firsts))).any():
+            for (pass_, _), array in encoding.arrays.items():
+                if not pass_.mode.stochastic:
+                    array[:] = array[encoding.firsts]
         merged = {key: encoding.fitted.merge(value) for key, value in encoding.arrays.items()}
         vectors: dict[str, Vectors] = {}
         for pass_, taps in encoding.passes.items():
@@ -228,6 +240,13 @@ class _Job:
                 made |= head_vectors(self.encoder.head, merged[pass_, "pre_dropout"], keys, taps, pass_)
             vectors |= dict(zip(_names(pass_, taps), (made[tap] for tap in taps), strict=True))
         return vectors
+
+
+def _begun(fitted: batching.Fitted, pieces: NDArray[np.intp]) -> int:
+    """How many rows have their first piece among these: a row of several counts with its first."""
+    if len(fitted.rows) == len(fitted.n_tokens):
+        return len(pieces)
+    return int(np.sum(np.diff(fitted.rows, prepend=-1)[pieces] > 0))
 
 
 def _names(pass_: Pass, taps: Iterable[str]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedsvc import masks
-from embedsvc.batching import OnLong, check_max_tokens, fit, plan
+from embedsvc.batching import OnLong, check_max_tokens, firsts, fit, plan
 from embedsvc.errors import InputError, SettingsError
 from embedsvc.models.base import forward
 from embedsvc.models.fake import FakeEncoder
@@ -28,6 +28,13 @@ def strings(*counts: int) -> Tokens:
 
 def names(n: int) -> list[str]:
     return [f"id {row}" for row in range(n)]
+
+
+@given(st.lists(st.lists(st.integers(0, 2), max_size=2), max_size=30))
+def test_a_row_goes_by_the_first_that_has_its_tokens(rows):
+    ids = tuple(np.array(row, dtype=np.int32) for row in rows)
+    counts = np.array([len(row) for row in rows], dtype=np.int64)
+    assert firsts(Tokens(("",) * len(rows), ids, counts)).tolist() == [rows.index(row) for row in rows]
 
 
 class TestPlan:

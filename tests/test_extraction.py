@@ -106,6 +106,45 @@ def test_progress_counts_each_text_once_even_in_chunks(encoder):
     assert sum(rows for rows, _ in told) == 9
 
 
+class Counting:
+    """The numpy encoder, and the rows it was given in each mode."""
+
+    def __init__(self, encoder, **attributes):
+        self.spec, self.head, self.tokenize = encoder.spec, encoder.head, encoder.tokenize
+        self._encode = encoder.encode
+        self.rows = dict.fromkeys(Mode, 0)
+        vars(self).update(attributes)
+
+    def encode(self, tokens, *, pass_, **rest):
+        self.rows[pass_.mode] += len(tokens)
+        return self._encode(tokens, pass_=pass_, **rest)
+
+
+@pytest.fixture
+def repeated(texts):
+    """30 texts of which 13 are different, no two next to each other."""
+    return [Text(f"r{i}", texts[i % 13].text) for i in range(30)]
+
+
+@pytest.mark.parametrize("modes", [(Mode.INFERENCE,), ALL_MODES])
+@pytest.mark.parametrize("on_long", [OnLong.TRUNCATE, OnLong.CHUNK_MEAN])
+def test_repeated_texts_share_their_inference_pass_and_keep_masks_of_their_own(encoder, repeated, modes, on_long):
+    stochastic = {"passes": 2, "seed": 7} if len(modes) > 1 else {}
+    settings = Settings(modes=modes, rows_per_part=15, on_long=on_long, max_tokens=12, **stochastic)
+    sharing, apart = Counting(encoder, inference_by_tokens=True), Counting(encoder)
+    told = []
+    shared = columns(extract(repeated, sharing, settings, workers=1, progress=lambda rows, _: told.append(rows)))
+    for name, column in columns(extract(repeated, apart, settings, workers=1)).items():
+        np.testing.assert_array_equal(shared[name], column)
+    assert sum(told) == len(repeated)
+    assert sharing.rows[Mode.INFERENCE] < apart.rows[Mode.INFERENCE]
+    assert sharing.rows[Mode.TRAINING] == apart.rows[Mode.TRAINING]
+    if on_long is OnLong.TRUNCATE:
+        assert sharing.rows[Mode.INFERENCE] == 13 + 13  # each part by itself
+    if len(modes) > 1:
+        assert (shared["pre_dropout.training.0"][0] != shared["pre_dropout.training.0"][13]).any()
+
+
 def test_an_encoder_that_fails_stops_the_run_with_its_own_error(encoder, texts):
     class Broken:
         spec, head, tokenize = encoder.spec, encoder.head, encoder.tokenize

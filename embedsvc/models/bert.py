@@ -174,7 +174,15 @@ class BertRunner:
 
 
 class BertEncoder:
-    """A BERT classifier on texts: WordPiece, `BertRunner`, head. See `models.base.Encoder`."""
+    """A BERT classifier on texts: WordPiece, `BertRunner`, head. See `models.base.Encoder`.
+
+    Attributes
+    ----------
+    inference_by_tokens : bool
+        Inference vectors are a function of the tokens alone, so that repeated texts can share them.
+    """
+
+    inference_by_tokens = True
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class FakeEncoder:
     """
 
     engine = "numpy"
+    inference_by_tokens = True
     vocabulary = _VOCABULARY
 
     def __init__(self, width: int = 16, n_classes: int = 3, rate: float = 0.1, max_tokens: int = 64) -> None:
