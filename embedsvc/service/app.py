@@ -75,7 +75,9 @@ async def _known(request: Request, error: Exception) -> Response:
 
 async def _schema(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _response(problem_of_schema(error.errors()))
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    json = kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    return _response(problem_of_schema(error.errors(), json=json))
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -104,11 +104,26 @@ _STATUS: dict[tuple[type[EmbedsvcError], ...], int] = {
 }
 
 
-def problem_of_schema(errors: Sequence[Mapping[str, Any]]) -> Problem:
-    """What pydantic found, without the values it found it in: they may be texts."""
+def problem_of_schema(errors: Sequence[Mapping[str, Any]], *, json: bool) -> Problem:
+    """What pydantic found, without the values it found it in: they may be texts.
+
+    Parameters
+    ----------
+    errors : sequence of mapping
+    json : bool
+        Whether the request said that its body is JSON: no other body is read as such.
+    """
     if any(error["type"] == "json_invalid" for error in errors):
         return Problem(400, "the body is no JSON", "Send a JSON object.", code="invalid_json")
     first = min(errors, key=lambda error: len(error["loc"]))
+    if tuple(first["loc"]) == ("body",):
+        if not json:
+            return Problem(
+                415,
+                "the content type is not application/json",
+                "Send the header 'content-type: application/json'; curl takes it after -H.",
+            )
+        return Problem(422, "the body is no JSON object", "GET /docs describes every field.", code="invalid_value")
     place = [str(part) for part in first["loc"] if part != "body"]
     # A union names its branches in the path; the field is what the caller knows.
     param = place[0] if place else None

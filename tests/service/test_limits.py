@@ -71,7 +71,20 @@ def test_garbage_in_the_body_is_told_apart(fake, body, status, code):
 
 def test_another_content_type_is_refused(fake):
     """A page of another site can send text/plain without asking first."""
-    assert fake.post("/v1/embeddings", {"input": "a"}, content_type="text/plain").status in (415, 422)
+    for content_type in ("text/plain", "application/x-www-form-urlencoded"):  # the latter is what curl -d sends
+        answer = fake.post("/v1/embeddings", {"input": "a"}, content_type=content_type)
+        assert (answer.status, answer.error["code"]) == (415, "unsupported_media_type")
+        assert "'content-type: application/json'" in answer.error["message"]
+    assert fake.post("/v1/embeddings", {"input": "a"}, content_type="application/json; charset=utf-8").status == 200
+
+
+@pytest.mark.parametrize("body", [b"[1]", b"null", b'"a"'])
+def test_a_body_that_is_no_object_is_called_so(fake, body):
+    answer = fake.post("/v1/embeddings", body)
+    assert (answer.status, answer.error["message"]) == (
+        422,
+        "the body is no JSON object. GET /docs describes every field.",
+    )
 
 
 def test_unknown_routes_and_methods_have_the_same_shape(fake):
