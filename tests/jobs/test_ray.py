@@ -17,10 +17,12 @@ from embedsvc import EmbeddingSet
 from embedsvc.errors import MissingExtraError
 from embedsvc.jobs import load_job, ray_engine, run_job
 from embedsvc.jobs.records import runs_of
+from embedsvc.storage import place
 from tests.jobs.conftest import lines
 from tests.jobs.ray_cluster import Cluster, cluster
 from tests.jobs.test_run import set_of
 from tests.models.tiny_bert import make_tensors, write_folder
+from tests.objects import needs_s3
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason='needs Ray: pip install "embedsvc[ray]"')
 
@@ -155,6 +157,28 @@ def test_a_real_model_gives_on_a_cluster_what_it_gives_here(folder, job, engine)
         np.testing.assert_allclose(there[name], here[name], rtol=0, atol=1e-6, err_msg=name)
     # Of equal batches on one machine not even the last bit is another.
     assert set_of(folder / "ray") == set_of(folder / "local")
+
+
+@needs_ray
+@needs_s3
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_cluster_reads_from_a_bucket_and_writes_into_it(folder, job, bucket):
+    job()
+    for name in ("a.txt", "b.txt"):
+        bucket.put(f"texts/{name}", (folder / "texts" / name).read_bytes())
+    settings = (f"extract.sources={bucket.address}/texts/*.txt", "extract.rows-per-part=10")
+    run_job(load_job("job.toml", settings=settings, arguments={"out": "local"}))
+    with cluster("a", "b") as nodes:
+        driver = start(f"{bucket.address}/out", nodes, "--workers", "2", settings=settings)
+        assert driver.wait() == 0, Path("driver.log").read_text()
+        assert bucket.objects("out/extract") == set_of(folder / "local")
+        bucket.put("texts/aa.txt", lines(3, 25))
+        driver = start(f"{bucket.address}/out", nodes, "--workers", "2", settings=settings)
+        assert driver.wait() == 0, Path("driver.log").read_text()
+    assert [run.steps[0].encoded for run in runs_of(place(f"{bucket.address}/out"))] == [80, 25]
+    run_job(load_job("job.toml", settings=settings, arguments={"out": "local"}))
+    assert bucket.objects("out/extract") == set_of(folder / "local")
 
 
 def test_without_ray_the_extra_is_named(job, monkeypatch):
