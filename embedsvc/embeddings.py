@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -75,10 +76,11 @@ class EmbeddingSet(Result):
         if isinstance(path, Path) and path.is_file() and zipfile.is_zipfile(path):
             arrays = Arrays(path)
             return cls(path, arrays.manifest, arrays)
-        if path.suffix in (".csv", ".jsonl") and path.is_file():
+        if path.suffix in (".csv", ".jsonl", ".tsv", ".txt") and path.is_file():
             raise StoreError(
-                f"{path} is an export for other programs; it does not hold what a set needs",
-                "Read the directory, .parquet or .npz, or export again from one of them.",
+                f"{path} is no set of embeddings: it holds texts, or an export for other programs",
+                f"Of texts make a set first: embedsvc extract {shlex.quote(str(path))} -o {path.stem}.parquet. Of a "
+                "set that was exported read the folder, .parquet or .npz.",
             )
         manifest, pieces = pieces_of(path, allow_partial=allow_partial)
         return cls(path, manifest, Parquet(manifest, pieces))

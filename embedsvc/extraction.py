@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedsvc import batching
+from embedsvc import batching, plots
 from embedsvc.machine import processors, version_of
 from embedsvc.manifest import Manifest
 from embedsvc.occupancy import Occupancy
@@ -88,6 +88,28 @@ class Summary(Result):
         kinds |= {name: f"is {other}, bit for bit" for name, other in manifest.identical.items()}
         kinds |= dict.fromkeys(manifest.virtual, "drawn when read")
         return {"variant": manifest.variants, "how": [kinds[name] for name in manifest.variants]}
+
+    def plot(self, *, figure: plots.MplFigure = None) -> plots.MplFigure:
+        """What there is of each tap: how many passes are stored, the same as others, or drawn when read.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure or SubFigure, optional
+            Where to draw; by default a new one, which shows itself in a notebook.
+        """
+        manifest = self.manifest
+        groups = list(dict.fromkeys(name.rstrip("0123456789").rstrip(".") for name in manifest.variants))
+        counts = {
+            kind: [sum(name.rstrip("0123456789").rstrip(".") == group for name in names) for group in groups]
+            for kind, names in (
+                ("stored", manifest.stored),
+                ("the same as another", manifest.identical),
+                ("drawn when read", manifest.virtual),
+            )
+        }
+        figure = plots.canvas((7.0, 1.1 + 0.3 * len(groups)), figure)
+        plots.stacked(figure, groups, counts, label="variants")
+        return figure
 
 
 def describe(encoder: Encoder, settings: Settings, sources: Iterable[dict[str, object]] = ()) -> Manifest:

@@ -141,7 +141,11 @@ class Manifest:
             check_seed(self.seed)
         elif self.passes or self.seed is not None:
             raise SettingsError(
-                f"inference draws nothing, so it takes no passes and no seed; got {self.passes} and {self.seed}"
+                "inference draws nothing, so it takes no passes and no seed; got "
+                + " and ".join(
+                    [f"{self.passes} passes"] * bool(self.passes) + [f"seed {self.seed}"] * (self.seed is not None)
+                ),
+                "Leave them out, or ask for training or head mode as well.",
             )
         if self.rows_per_part < 1:
             raise SettingsError(f"rows_per_part is {self.rows_per_part}, expected 1 or more")

@@ -12,7 +12,19 @@ from numpy.typing import NDArray
 from embedsvc.colors import BLUE, GREY, RED, Colored, by_group, by_score
 from embedsvc.errors import MissingExtraError, SettingsError
 
-__all__ = ["MplFigure", "canvas", "clean", "colored", "curve", "intervals", "losses", "maps", "matrix"]
+__all__ = [
+    "MplFigure",
+    "beside",
+    "canvas",
+    "clean",
+    "colored",
+    "curve",
+    "intervals",
+    "losses",
+    "maps",
+    "matrix",
+    "stacked",
+]
 
 MplFigure = Any  # matplotlib has no types here
 Floats = NDArray[np.float64]
@@ -143,6 +155,34 @@ def intervals(
     axes.axvline(line, color=GREY, linestyle="--", linewidth=1)
     axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)], fontsize=8)
     axes.set_xlabel(label)
+    clean(axes)
+
+
+def beside(figure: MplFigure, rows: Mapping[str, tuple[float, float]], *, seen: str, told: str, label: str) -> None:
+    """A bar for what was seen and a mark for what was told of each name, the first on top; NaN has no bar."""
+    axes = figure.subplots()
+    names = list(rows)[::-1]
+    measured, given = (np.array([rows[name][at] for name in names], dtype=np.float64) for at in (0, 1))
+    axes.barh(range(len(names)), measured, color=BLUE, label=seen)
+    axes.plot(given, range(len(names)), "|", color=RED, markersize=12, markeredgewidth=2, label=told)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(label)
+    figure.legend(loc="outside upper right", ncols=2, fontsize=8, frameon=False)
+    clean(axes)
+
+
+def stacked(figure: MplFigure, names: Sequence[str], counts: Mapping[str, Sequence[int]], *, label: str) -> None:
+    """How many of each kind each name has, end to end in one bar, the first name on top."""
+    axes = figure.subplots()
+    left = np.zeros(len(names))
+    for (kind, values), color in zip(counts.items(), (BLUE, GREY, RED), strict=True):
+        axes.barh(range(len(names)), values[::-1], left=left, color=color, label=kind)
+        left += values[::-1]
+    axes.set_yticks(range(len(names)), names[::-1], fontsize=8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel(label)
+    figure.legend(loc="outside upper right", ncols=3, fontsize=8, frameon=False)
     clean(axes)
 
 

@@ -174,7 +174,7 @@ class _Task:
             found = ", ".join(f"{value} {count}" for value, count in sorted(distinct.items())[:10])
             raise DegenerateInputError(
                 f"{folds} folds need two classes of at least {folds} distinct texts, and there are: {found}",
-                "Use fewer folds, or label more texts.",
+                "Use fewer folds, or label more texts." if len(distinct) > 1 else "Label texts of another class, too.",
             )
         if dropped:
             listed = ", ".join(f"{value} ({count})" for value, count in dropped.items())

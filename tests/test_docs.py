@@ -21,11 +21,12 @@ from embedsvc import catalog, clusterers, exporting, formats, metrics, projectio
 from embedsvc.cli import cli
 from embedsvc.jobs import engines
 from embedsvc.models import engines as encoders
-from embedsvc.models import load, network
+from embedsvc.models import load, network, wordpiece
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.fake import FakeEncoder
 from embedsvc.models.recurrent import policy
 from embedsvc.reporting import renderers
+from embedsvc.storage import objects
 from embedsvc.texts import base as readers
 from embedsvc.types import Mode
 
@@ -79,6 +80,8 @@ def test_every_registered_name_is_documented(kind):
 # Names that no package can add to, by the heading of their section.
 FIXED = {
     "Modes": list(Mode),
+    "Storage": [name for name in objects.SCHEMES if name != "memory"],  # that one is for tests
+    "Tokenizers": list(wordpiece.FILES),
     "Engines of BERT encoders": [encoders.AUTO, *encoders.ENGINES],
     "Precisions": list(encoders.Precision),
     "Systems of recurrent dropout": list(policy.SYSTEMS),

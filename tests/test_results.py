@@ -58,7 +58,6 @@ RESULTS: dict[str, tuple[Callable[[EmbeddingSet], Result], int | None]] = {
     "Trained": (lambda embeddings: trained(), len(SCORES) + 2),
     "Inspection": (lambda embeddings: inspect("fake:16"), 2),
 }
-UNDRAWN = {"Summary", "Inspection"}  # facts and names, nothing that a figure would say better
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +97,6 @@ def test_both_frames_hold_the_same(found):
 
 
 def test_a_result_draws_itself(found):
-    if type(found).__name__ in UNDRAWN:
-        assert not hasattr(found, "plot")
-        return
     figure = found.plot()
     assert isinstance(figure, matplotlib.figure.Figure)
     assert figure._repr_png_().startswith(b"\x89PNG"), "a notebook shows it"
@@ -108,8 +104,6 @@ def test_a_result_draws_itself(found):
 
 
 def test_a_result_draws_on_a_part_of_another_figure(found):
-    if type(found).__name__ in UNDRAWN:
-        return
     whole = matplotlib.figure.Figure()
     left, right = whole.subfigures(1, 2)
     assert found.plot(figure=right) is right

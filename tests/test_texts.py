@@ -363,7 +363,7 @@ def test_skipped_rows_are_listed_and_counted_and_the_rest_keep_their_ids(tmp_pat
 
 
 def test_the_first_bad_row_fails_the_scan_and_the_hint_says_how_to_go_on(tmp_path):
-    name = write(tmp_path / "x.txt", "one\n\n\n")
+    name = write(tmp_path / "x.txt", "one\n\ntwo\n")
     with pytest.raises(InputError) as caught:
         scan([name])
     assert caught.value.problem == f"{name}:2: the text is empty"
@@ -374,9 +374,40 @@ def test_the_first_bad_row_fails_the_scan_and_the_hint_says_how_to_go_on(tmp_pat
 def test_sources_without_any_text_are_an_error(tmp_path):
     empty = [write(tmp_path / "0.txt", ""), write(tmp_path / "1.csv", "text\n"), write(tmp_path / "2.jsonl.gz", "")]
     assert problem_of(*empty) == f"no texts in {', '.join(empty)}"
-    assert problem_of(write(tmp_path / "x.txt", "\n\n"), on_error="skip").endswith(
-        "all 2 rows are bad, the first: the text is empty"
+    assert problem_of(write(tmp_path / "x.txt", " \n \n"), on_error="skip").endswith(
+        "all 2 rows are bad, the first: the text is blank"
     )
+
+
+def test_empty_lines_at_the_end_of_a_text_file_are_no_texts(tmp_path):
+    assert texts_of(write(tmp_path / "x.txt", "one\ntwo\n\r\n\n")) == ["one", "two"]
+    assert problem_of(write(tmp_path / "y.txt", "\n\n")).startswith("no texts in")
+    # Also where they come in a block of their own, or are followed by more after all.
+    many = "one\n" + "\n" * 600_000
+    assert texts_of(write(tmp_path / "z.txt", many)) == ["one"]
+    assert problem_of(write(tmp_path / "w.txt", many + "two\n")).endswith("w.txt:2: the text is empty")
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_csv_without_a_comma_in_its_header_is_read_by_semicolons_or_tabs(tmp_path, mark):
+    rows = f'text{mark}label\n"a, b{mark} c"{mark}x\nd, e{mark}y\n'
+    assert texts_of(write(tmp_path / "x.csv", rows)) == [f"a, b{mark} c", "d, e"]
+    quoted = f'"text"{mark}"label"\n"a"{mark}"x"\n'
+    assert texts_of(write(tmp_path / "y.csv", quoted)) == ["a"]
+    assert texts_of(write(tmp_path / "z.csv", f"text,a{mark}b\nc{mark}d,1\n")) == [f"c{mark}d"], "a comma wins"
+
+
+def test_another_encoding_is_named_as_what_may_be_wrong_before_rows_are_left_out(tmp_path):
+    with pytest.raises(InputError) as caught:
+        scan([write(tmp_path / "x.csv", "text\ncaf\u00e9\n".encode("latin-1"))])
+    assert caught.value.hint.startswith("Convert the file if all of it is in another encoding: iconv")
+
+
+def test_a_column_like_the_one_asked_for_is_proposed(tmp_path):
+    name = write(tmp_path / "x.csv", "Review Text,Stars\na,1\n")
+    with pytest.raises(InputError) as caught:
+        scan([name], ReadOptions(text_column="review_text"))
+    assert caught.value.hint == "Did you mean 'Review Text'? Name the right one with --text-column."
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -416,7 +447,7 @@ def test_a_row_that_turns_bad_after_the_scan_ends_the_reading(tmp_path):
 
 def test_options_accept_plain_strings(tmp_path):
     assert ReadOptions(on_error="fail").on_error is OnError.FAIL
-    assert problem_of(write(tmp_path / "x.txt", "one\n\n"), on_error="fail").endswith(":2: the text is empty")
+    assert problem_of(write(tmp_path / "x.txt", "one\n\ntwo"), on_error="fail").endswith(":2: the text is empty")
 
 
 def test_options_out_of_range_are_refused():

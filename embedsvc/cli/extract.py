@@ -170,6 +170,9 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
     )
     for note in manifest.model.notes:
         print_text(f"\nNote: {note}")
+    if summary.path.suffix in (".csv", ".jsonl"):
+        print_text("\nThis file is for other programs. For reports and all else write a folder, .parquet or .npz.")
+        return
     path = shlex.quote(str(summary.path))
     click.echo("\nTry next:")
     if (manifest.rows or 0) >= _REPORT_ROWS:

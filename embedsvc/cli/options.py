@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from embedsvc.errors import SettingsError
 from embedsvc.types import Mode
 
@@ -24,7 +26,9 @@ def parse_modes(value: str) -> tuple[Mode, ...]:
     names = split(value)
     unknown = [name for name in names if name not in set(Mode)]
     if unknown or not names:
+        near = difflib.get_close_matches(unknown[0], list(Mode), n=1, cutoff=0.5) if unknown else []
+        guess = f"Did you mean {str(near[0])!r}? " if near else ""
         raise SettingsError(
-            f"--modes is {value!r}", f"Expected one or more of: {', '.join(Mode)}, separated by commas."
+            f"--modes is {value!r}", f"{guess}Expected one or more of: {', '.join(Mode)}, separated by commas."
         )
     return tuple(Mode(name) for name in names)

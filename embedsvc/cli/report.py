@@ -115,5 +115,5 @@ def report(
         return
     print_text(found.verdict.headline)
     for finding in found.verdict.findings:
-        print_text(f"\n{finding.title} (effect: {finding.effect})\n  {finding.sentences[0]}")
+        print_text(f"\n{finding.title} ({finding.effect.words})\n  {finding.sentences[0]}")
     click.echo(f"\nThe report: {', '.join(map(str, written[:3]))}" + (" …" if len(written) > 3 else ""))

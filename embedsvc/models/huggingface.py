@@ -37,6 +37,10 @@ __all__ = [
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 _DEFAULT_RATE = 0.1
+_HINT_OTHER = (
+    "This loader knows BERT. Presets of keras-hub (kerashub:) and Keras files (keras:) may have any architecture; "
+    "docs/models.md tells how."
+)
 
 HEAD_TENSORS = ("classifier.weight", "classifier.bias")
 
@@ -136,7 +140,7 @@ def read_config(data: dict[str, Any], folder: Path) -> BertConfig:
     """
     kind = data.get("model_type")
     if kind != "bert":
-        raise ModelFormatError(f"{folder}: config.json says model_type {kind!r}, expected 'bert'")
+        raise ModelFormatError(f"{folder}: config.json says model_type {kind!r}, expected 'bert'", _HINT_OTHER)
     activation = data.get("hidden_act", "gelu")
     if activation not in _ACTIVATIONS:
         raise ModelFormatError(f"{folder}: unknown hidden_act {activation!r}", f"Known: {', '.join(_ACTIVATIONS)}")

@@ -115,12 +115,14 @@ def recognise(path: Path) -> str:
     from embedsvc import catalog
 
     if not path.exists():
+        from embedsvc.models.safety.hugging_face import DOWNLOAD
+
         near = difflib.get_close_matches(str(path), catalog.MODELS, n=1)
         guess = f"Did you mean {near[0]!r}? " if near else ""
         raise ModelFormatError(
             f"no model named {str(path)!r}, and no such file or folder",
             f"{guess}Named models: {', '.join(catalog.MODELS)}. Or give a path, or scheme:location with a scheme out "
-            f"of: {', '.join(LOADERS)}",
+            f"of: {', '.join(LOADERS)}. {DOWNLOAD}",
         )
     if path.is_file():
         if path.suffix in {".keras", ".h5", ".hdf5"}:

@@ -18,7 +18,10 @@ from embedsvc.errors import ModelFormatError
 from embedsvc.models.safety.json_files import read_json
 from embedsvc.types import Tokens
 
-__all__ = ["WordPiece", "load_tokenizer"]
+__all__ = ["FILES", "WordPiece", "load_tokenizer"]
+
+FILES = ("tokenizer.json", "vocab.txt")
+"""What a tokenizer is read from, the first that a model folder holds."""
 
 
 class WordPiece:
@@ -100,7 +103,7 @@ def load_tokenizer(folder: Path) -> WordPiece:
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-    whole, vocab = folder / "tokenizer.json", folder / "vocab.txt"
+    whole, vocab = (folder / name for name in FILES)
     if whole.exists():
         raw = whole.read_bytes()
         try:

@@ -33,6 +33,15 @@ class Effect(StrEnum):
         """
         return next((cls(name) for limit, name in _SIZES if loss < limit), cls.LARGE)
 
+    @property
+    def words(self) -> str:
+        """What a reader is told.
+
+        >>> Effect.LARGE.words, Effect.NONE.words, Effect.UNKNOWN.words
+        ('large effect', 'no effect', 'not settled')
+        """
+        return {Effect.NONE: "no effect", Effect.UNKNOWN: "not settled"}.get(self, f"{self} effect")
+
 
 @dataclass(frozen=True, slots=True)
 class Beside:

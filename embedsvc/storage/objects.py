@@ -19,10 +19,10 @@ from typing import Any
 
 from embedsvc.errors import MissingExtraError, SettingsError, StorageError, UnreachableError
 
-__all__ = ["ObjectPath", "is_address"]
+__all__ = ["SCHEMES", "ObjectPath", "is_address"]
 
 # Scheme: the package that speaks it, and the extra that brings it.
-_SCHEMES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "memory": ("fsspec", "s3")}
+SCHEMES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "memory": ("fsspec", "s3")}
 _CREDENTIALS = {
     "s3": "Give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE) or the machine's role.",
     "gs": "Give a key file as GOOGLE_APPLICATION_CREDENTIALS, or run: gcloud auth application-default login",
@@ -63,7 +63,7 @@ class ObjectPath:
     def __post_init__(self) -> None:
         object.__setattr__(self, "address", self.address.rstrip("/"))
         scheme, _, rest = self.address.partition("://")
-        if scheme not in _SCHEMES:
+        if scheme not in SCHEMES:
             raise SettingsError(f"{self.address}: the scheme {scheme!r} is not known", "Known: s3://, gs://")
         if not rest.strip("/") or rest.startswith("/"):
             raise SettingsError(f"{self.address} names no bucket", f"The form is {scheme}://bucket/folder.")
@@ -266,7 +266,7 @@ class ObjectPath:
 
 @cache
 def _need(scheme: str) -> None:
-    package, extra = _SCHEMES[scheme]
+    package, extra = SCHEMES[scheme]
     if find_spec(package) is None:
         raise MissingExtraError.of(package, extra)
 

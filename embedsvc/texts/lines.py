@@ -110,6 +110,23 @@ def _whole_file(stream: io.BufferedIOBase, options: ReadOptions) -> Iterator[Row
 
 
 def _lines(stream: io.BufferedIOBase, name: str, options: ReadOptions) -> Iterator[Rows | Bad]:
+    """A text a line. Empty lines at the end of the file, which editors leave behind, are none."""
+    empty: list[Rows] = []
+    for item in _every_line(stream, name, options):
+        if isinstance(item, Rows) and not any(item.texts):
+            empty.append(item)
+            continue
+        yield from empty
+        empty = []
+        if isinstance(item, Bad) or item.texts[-1]:
+            yield item
+            continue
+        kept = next(at for at in range(len(item.texts), 0, -1) if item.texts[at - 1])
+        yield Rows(item.numbers[:kept], item.texts[:kept])
+        empty = [Rows(item.numbers[kept:], item.texts[kept:])]
+
+
+def _every_line(stream: io.BufferedIOBase, name: str, options: ReadOptions) -> Iterator[Rows | Bad]:
     number = 1
     for block in _blocks(stream, name, options.max_text_bytes):
         if isinstance(block, LongLine):

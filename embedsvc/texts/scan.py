@@ -85,6 +85,13 @@ class Scan:
         return sum(self.sizes)
 
 
+_HINT_SKIP = "Use --on-error skip to leave such rows out; they are then listed in rejected.jsonl beside the output."
+_HINT_ENCODING = (
+    "Convert the file if all of it is in another encoding: iconv -f WINDOWS-1252 -t UTF-8. Or use --on-error skip to "
+    "leave such rows out; they are then listed in rejected.jsonl beside the output."
+)
+
+
 def scan(
     sources: Iterable[str | os.PathLike[str]],
     options: ReadOptions | None = None,
@@ -129,7 +136,7 @@ def scan(
                 if options.on_error is OnError.FAIL:
                     raise InputError(
                         f"{_place(file, item.row, options)}: {item.reason}",
-                        "Use --on-error skip to leave such rows out; they are then listed in rejected.jsonl.",
+                        _HINT_ENCODING if "is not UTF-8" in item.reason else _HINT_SKIP,
                     )
                 rejected.append(Rejected(file.name, item.row, item.reason))
                 bad += 1

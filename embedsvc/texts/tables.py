@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,14 +20,17 @@ __all__ = ["CSV", "PARQUET", "TSV"]
 
 
 def _read_csv(stream: io.BufferedIOBase, name: str, options: ReadOptions, delimiter: str) -> Iterator[Rows | Bad]:
-    """RFC 4180, with a header. Rows are numbered by record, as texts may hold line ends; blank lines are no records."""
+    """RFC 4180, with a header. Rows are numbered by record, as texts may hold line ends; blank lines are no records.
+
+    Spreadsheets of half of Europe write semicolons: what has no comma in its first line is read by those, or by tabs.
+    """
     return gather(_records(stream, name, options, delimiter))
 
 
 def _records(stream: io.BufferedIOBase, name: str, options: ReadOptions, delimiter: str) -> Iterator[Row | Bad]:
     lines = _Lines(stream, name, options.max_text_bytes)
     # strict: without it, quotes that never close swallow the rest of the file without a word.
-    records = csv.reader(lines, delimiter=delimiter, strict=True)
+    records = csv.reader(lines, delimiter=lines.delimiter(delimiter), strict=True)
     header: list[str] | None = None
     columns: Columns | None = None
     number = 0
@@ -79,8 +83,15 @@ class _Lines:
 
     def __init__(self, stream: io.BufferedIOBase, name: str, limit: int) -> None:
         self._lines = numbered_lines(stream, name, limit)
+        self._first = list(itertools.islice(self._lines, 1))
         self._limit = limit
         self.start_record()
+
+    def delimiter(self, usual: str) -> str:
+        """What sets the fields apart, by the first line: the usual one unless only another is there."""
+        line = next((line for _, line in self._first if isinstance(line, bytes)), b"")
+        others = [] if usual.encode() in line else [each for each in ";\t" if each.encode() in line]
+        return others[0] if len(others) == 1 else usual
 
     def start_record(self) -> None:
         self.fault: str | None = None
@@ -91,7 +102,7 @@ class _Lines:
         self.fault = self.fault or f"{fault} (line {line} of the file)"
 
     def __iter__(self) -> Iterator[str]:
-        for number, line in self._lines:
+        for number, line in itertools.chain(self._first, self._lines):
             if isinstance(line, LongLine):
                 self.note(too_long("line", self._limit), number)
                 self.quotes += line.quotes

@@ -8,7 +8,7 @@ from pathlib import Path
 from embedsvc.errors import ModelFormatError
 from embedsvc.models.safety.json_files import parse_object, read_json
 
-__all__ = ["check_hugging_face_folder", "check_safetensors"]
+__all__ = ["DOWNLOAD", "check_hugging_face_folder", "check_safetensors"]
 
 # The limit of the safetensors library itself.
 _MAX_HEADER = 100_000_000
@@ -19,6 +19,7 @@ _WIDTHS = {
     **dict.fromkeys(("I32", "U32", "F32"), 4),
     **dict.fromkeys(("I64", "U64", "F64"), 8),
 }
+DOWNLOAD = "Download a model of the Hugging Face Hub first: hf download NAME --local-dir FOLDER, then --model FOLDER."
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -88,7 +89,7 @@ def check_hugging_face_folder(folder: Path) -> tuple[str, ...]:
         If there are no safetensors, or something is torn.
     """
     if not folder.is_dir():
-        raise ModelFormatError(f"{folder} is no folder", "Give the folder that holds config.json.")
+        raise ModelFormatError(f"{folder} is no folder", f"Give the folder that holds config.json. {DOWNLOAD}")
     names = sorted(entry.name for entry in folder.iterdir())
     weights = [name for name in names if name.endswith(".safetensors")]
     pickles = [name for name in names if name.endswith(_PICKLES)]
