@@ -183,7 +183,7 @@ def _zoom_together(maps: Sequence[tuple[Any, Any]], spaces: Mapping[str, str]) -
 
 
 def _columns(data: Explorer, coloured: Mapping[str, Colored]) -> dict[str, Any]:
-    columns: dict[str, Any] = {"id": _words(data.ids), "text": _words(data.texts)}
+    columns: dict[str, Any] = {"id": list(data.ids), "text": list(data.texts)}
     for at, coordinates in enumerate(data.maps.values()):
         columns[f"x{at}"] = np.ascontiguousarray(coordinates[:, 0], dtype=np.float32)
         columns[f"y{at}"] = np.ascontiguousarray(coordinates[:, 1], dtype=np.float32)
@@ -191,17 +191,12 @@ def _columns(data: Explorer, coloured: Mapping[str, Colored]) -> dict[str, Any]:
     for side, chosen in _sides(data):
         at = list(data.maps).index(chosen)
         columns |= {f"{side}_x": columns[f"x{at}"], f"{side}_y": columns[f"y{at}"]}
-    columns["color"] = next(iter(coloured.values())).rgba if coloured else _words([BLUE] * len(data.ids))
+    columns["color"] = next(iter(coloured.values())).rgba if coloured else [BLUE] * len(data.ids)
     columns |= {f"color{at}": colours.rgba for at, colours in enumerate(coloured.values())}
     columns |= {f"score{at}": np.asarray(score.values, dtype=np.float32) for at, score in enumerate(data.scores)}
-    columns |= {f"group{at}": _words(values) for at, values in enumerate(data.groups.values())}
-    columns |= {f"note{at}": _words(values) for at, values in enumerate(data.notes.values())}
+    columns |= {f"group{at}": list(values) for at, values in enumerate(data.groups.values())}
+    columns |= {f"note{at}": list(values) for at, values in enumerate(data.notes.values())}
     return columns
-
-
-def _words(values: Sequence[str]) -> NDArray[np.object_]:
-    """As an array: Bokeh looks through every member of a list for models, dozens of times."""
-    return np.array(values, dtype=object)
 
 
 def _map(source: Any, name: str, title: str, frame: Mapping[str, tuple[float, float]]) -> Any:  # noqa: ANN401
