@@ -140,7 +140,8 @@ class Comparison(Result):
         side = 3 + 0.7 * len(self.variants)
         figure = plots.canvas((side + 1.5, side), figure)
         axes = plots.matrix(figure, self.variants, values, words)
-        axes.set_title(f"{measure}; in brackets: the mask alone", fontsize=10)
+        told = "; in brackets: the mask alone" if any("(" in word for word in words.values()) else ""
+        axes.set_title(f"{measure}{told}", fontsize=10)
         return figure
 
     def _facts(self) -> dict[str, object]:
@@ -330,8 +331,8 @@ def compare(
 _METHOD = (
     "CKA: linear, debiased, of all texts. Procrustes: angular distance in radians, of all texts. RSA: Spearman "
     "correlation of euclidean distances, of the sample. Neighbours by cosine, exact unless a graph given says "
-    "otherwise, a text never its own. Expected: from the head's dropout alone, by closed form (CKA, cosine) or drawn "
-    "head masks (Procrustes of more than 5,000 texts: one draw). Null: random matches of the texts of the sample "
+    "otherwise, a text never its own. Dropout alone: the head's, by closed form (CKA, cosine) or drawn "
+    "head masks (Procrustes of more than 5,000 texts: one draw). Chance: random matches of the texts of the sample "
     "(Procrustes: of all texts, 5 draws; second-order cosine: 5 draws). Intervals: bootstrap over texts, "
     "95 %; of CKA, Procrustes and RSA to first order, RSA's from 500 texts of the sample."
 )

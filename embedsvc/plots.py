@@ -154,6 +154,7 @@ def intervals(
         axes.plot([mean], [at], "o", color=color, markersize=5)
     axes.axvline(line, color=GREY, linestyle="--", linewidth=1)
     axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)], fontsize=8)
+    axes.set_ylim(-0.5, len(rows) - 0.5)
     axes.set_xlabel(label)
     clean(axes)
 

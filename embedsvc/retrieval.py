@@ -97,7 +97,7 @@ class Retrieval(Result):
             for hit in self.lost[name]:
                 axes.plot(hit.distance, at, "o", color=GREY, markersize=6, fillstyle="none")
         axes.set_yticks(range(len(self.hits)), list(self.hits), fontsize=8)
-        axes.invert_yaxis()
+        axes.set_ylim(len(self.hits) - 0.5, -0.5)
         axes.set_xlabel(
             f"{self.metric} distance of the {self.k} nearest; hollow: lost ones, as far as in {self.reference}"
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
+_FEW = 3  # pairs that a reader takes in without an overview
 _DEFAULT = "cka,procrustes,rsa,cosine,knn_overlap,second_order_cosine"  # `comparison.DEFAULT_METRICS`, held by a test
 
 
@@ -33,6 +34,7 @@ _DEFAULT = "cka,procrustes,rsa,cosine,knn_overlap,second_order_cosine"  # `compa
 )
 @click.option(
     "--metrics",
+    "--measures",
     "measures",
     type=Named("embedsvc.metrics:METRICS", listed=True),
     default=_DEFAULT,
@@ -121,6 +123,8 @@ def print_comparison(found: Comparison) -> None:
     click.echo(f"{found.n:,} texts\n")
     for name, same in found.identical.items():
         click.echo(f"{name} is {same}, bit for bit.\n")
+    if len(found.pairs) > _FEW:
+        _print_overview(found)
     for pair in found.pairs:
         click.echo(f"{pair.a}  ×  {pair.b}")
         print_text(f"dropout alone: {pair.mechanism or 'no theory applies'}")
@@ -140,6 +144,20 @@ def print_comparison(found: Comparison) -> None:
         f"Seed {found.seed}: {found.n_permutations} permutations, {found.n_bootstrap} bootstraps, "
         f"{found.n_simulations} head masks."
     )
+
+
+def _print_overview(found: Comparison) -> None:
+    """One measure of every pair: of the neighbours, where they were asked for."""
+    from embedsvc.cli.tables import print_table
+
+    measures = dict.fromkeys(name for pair in found.pairs for name in pair.figures)
+    chosen = next((name for name in measures if name.startswith("knn_overlap")), next(iter(measures), None))
+    if chosen is None:
+        return
+    rows = [(f"{p.a} × {p.b}", *_cells(p.figures[chosen])) for p in found.pairs if chosen in p.figures]
+    click.echo(f"All pairs by {chosen}; every measure of each is below.")
+    print_table(("", "observed", "dropout alone", "chance, 95 %"), [(row[0], row[1], *row[3:]) for row in rows])
+    click.echo()
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import json
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -125,3 +126,8 @@ def test_a_single_variant_is_nothing_to_compare(made):
         CliRunner().invoke(cli, ["compare", made["duplicates"], *one], catch_exceptions=False)
     found = CliRunner().invoke(cli, ["cluster", made["duplicates"], *one, "--json", "--resamples", "2"])
     assert json.loads(found.stdout)["n_duplicates"] == 20
+
+
+def test_a_mistyped_command_is_told_which_is_like_it():
+    with pytest.raises(click.UsageError, match=r"'repot'.* Did you mean 'report'\?"):
+        CliRunner().invoke(cli, ["repot"], catch_exceptions=False, standalone_mode=False)

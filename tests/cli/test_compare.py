@@ -42,7 +42,9 @@ def test_it_prints_a_table_for_each_pair(made):
         "pre_dropout.inference  ×  post_dropout.head.0\ndropout alone: one head mask on pre_dropout.inference"
         in printed
     )
-    assert printed.count("knn_overlap_5") == 6
+    assert "All pairs by knn_overlap_5; every measure of each is below.\n" in printed
+    assert printed.count("pre_dropout.inference × post_dropout.head.0 ") == 1, "the overview"
+    assert printed.count("knn_overlap_5") == 6 + 1
     assert "Left out: logits.inference" in printed
     assert "Seed 0: 20 permutations, 20 bootstraps, 4 head masks." in printed
     for word in ("observed", "95 % interval", "dropout alone", "chance, 95 %", "by closed form (CKA, cosine)"):
