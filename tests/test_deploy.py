@@ -3,7 +3,11 @@
 import configparser
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from embedsvc.cli.serve import serve
 
@@ -25,6 +29,16 @@ def test_the_unit_calls_the_command_with_options_it_has():
     # systemd must not kill what still drains.
     drain = next(parameter for parameter in serve.params if parameter.name == "drain_seconds")
     assert float(unit["Service"]["TimeoutStopSec"]) > float(drain.default)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
+def test_systemd_knows_every_line_of_the_unit(tmp_path):
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/opt/embedsvc/bin/embedsvc", "/bin/true"))  # which must be there
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    # It says what it makes of units of the machine as well.
+    assert [line for line in done.stderr.splitlines() if UNIT.name in line] == []
+    assert done.returncode == 0
 
 
 def test_the_image_copies_what_is_there_and_calls_options_that_are():
