@@ -16,7 +16,7 @@ _MEANINGS = {
     400: "The body is no JSON, or what it asks for contradicts itself or the model",
     401: "No valid API key",
     403: "Another origin, or a host name that is not allowed",
-    404: "No such model, set or text",
+    404: "No such model or set",
     408: "The body did not arrive in time",
     413: "Too large: the body, the texts, their tokens, or the answer",
     415: "The content type is not application/json",
