@@ -328,7 +328,8 @@ class EmbeddingSet(Result):
 
     def _unknown(self, name: str) -> UnknownVariantError:
         tap, _, rest = name.rpartition(".head.")
-        near = difflib.get_close_matches(name, self.variants, n=1, cutoff=0.8)
+        near = [each for each in self.variants if each.startswith(f"{name}.")]  # a tap, or a mode without its pass
+        near = near or difflib.get_close_matches(name, self.variants, n=1, cutoff=0.8)
         if rest.isdecimal() and f"{tap}.inference" in self and tap != "logits" and tap != "post_dropout":
             guess = f"Head mode leaves the encoder as it is: take {tap}.inference. "
         elif rest.isdecimal() and tap in ("post_dropout", "logits") and self.manifest.seed is None:

@@ -127,6 +127,7 @@ def test_what_is_not_finite_comes_back_as_it_was(tmp_path):
     [
         ("post_dropout.trainin.0", "Did you mean 'post_dropout.training.0'?"),
         ("pre_dropout.inferense", "Did you mean 'pre_dropout.inference'?"),
+        ("post_dropout", "Did you mean 'post_dropout.inference'?"),
         ("pre_dropout.head.0", "Head mode leaves the encoder as it is: take pre_dropout.inference."),
         ("cls.inference", "It holds: pre_dropout.inference, "),
         ("post_dropout.training.2", "post_dropout.training.0 … 1"),

@@ -383,7 +383,7 @@ class _Work:
         try:
             return make()
         except EmbedsvcError as error:
-            self.absent[name] = str(error).replace("\n", " ")
+            self.absent[name] = str(error).replace("\n", ". ")
             return None
 
     @contextmanager

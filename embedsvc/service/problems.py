@@ -115,9 +115,6 @@ def problem_of_schema(errors: Sequence[Mapping[str, Any]], *, json: bool) -> Pro
     """
     if any(error["type"] == "json_invalid" for error in errors):
         return Problem(400, "the body is no JSON", "Send a JSON object.", code="invalid_json")
-    if any(error["type"] == "model_attributes_type" and tuple(error["loc"]) == ("body",) for error in errors):
-        hint = "Send a JSON object, with the header Content-Type: application/json."
-        return Problem(422, "the body is no JSON object", hint, code="invalid_value")
     first = min(errors, key=lambda error: len(error["loc"]))
     if tuple(first["loc"]) == ("body",):
         if not json:
