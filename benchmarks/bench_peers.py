@@ -28,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from tables import put, quote
+from tables import DRY, put, quote
 from threadpoolctl import threadpool_limits
 
 from embedsvc import catalog, fetching, load_model, plots
@@ -188,7 +188,7 @@ def prepare(python: str, scratch: Path, tokens: int) -> Sets:
         pool = pool[:4000]
         sets[name] = choose(pool, encoder.tokenize(pool).counts + 2, least, most, tokens)
     for length in LENGTHS:
-        n = tokens // 2 // length
+        n = tokens // 4 // length
         whole = (sets["long"][0] * (1 + n // len(sets["long"][0])))[:n]
         sets[str(length)] = cut(whole, length, encoder), n * length
     for name, (texts, _) in sets.items():
@@ -297,7 +297,7 @@ def throughput(workers: dict[str, Worker], sets: Sets, scratch: Path, rounds: in
     return curves
 
 
-def draw(curves: dict[str, list[float]]) -> None:
+def draw(curves: dict[str, list[float]], folder: Path) -> None:
     figure = plots.canvas((7.5, 3.4))
     axes = figure.subplots()
     for color, (name, points) in zip(GROUPS, curves.items(), strict=False):
@@ -308,7 +308,7 @@ def draw(curves: dict[str, list[float]]) -> None:
     axes.set(xlabel="tokens in each text", ylabel="tokens a second of CPU time")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     plots.clean(axes)
-    figure.savefig(HERE.parent / "docs" / "images" / "throughput.png", dpi=110, facecolor="white")
+    figure.savefig(folder / "throughput.png", dpi=110, facecolor="white")
 
 
 def write(scratch: Path, peer_python: str) -> None:
@@ -329,8 +329,8 @@ def write(scratch: Path, peer_python: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default=".peers/bin/python", help="Of the environment of peers/install.")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=16384, help="In each set of texts.")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=32768, help="In each set of texts.")
     parser.add_argument("--scratch", type=Path, default=HERE.parent / "build" / "peers")
     parser.add_argument("--only", nargs="*", choices=("short", "long", "figure", "prepare"), help="Parts of it.")
     options = parser.parse_args()
@@ -345,7 +345,8 @@ if __name__ == "__main__":
                 table = options.scratch / f"table-{kind}-{vector}.json"
                 table.write_text(json.dumps({"load": load, "lines": found}), "utf-8")
         if "figure" in wanted:
-            draw(throughput(running, chosen, options.scratch, options.rounds))
+            pictures = options.scratch if DRY else HERE.parent / "docs" / "images"
+            draw(throughput(running, chosen, options.scratch, options.rounds), pictures)
         for worker in running.values():
             worker.close()
         write(options.scratch, options.python)

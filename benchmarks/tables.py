@@ -8,10 +8,13 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["Row", "put", "quote", "write"]
+__all__ = ["DRY", "Row", "put", "quote", "write"]
 
 Row = tuple[str, str, str]
 """What, figure, goal."""
+
+DRY = bool(os.environ.get("EMBEDSVC_BENCH_DRY"))
+"""Whether scripts are only tried out (`benchmarks/run --small`): figures and tables of the project stay as they are."""
 
 
 def quote(values: Iterable[float]) -> str:
@@ -27,9 +30,11 @@ def write(script: str, rows: Sequence[Row]) -> None:
 
 
 def put(mark: str, lines: Sequence[str]) -> None:
-    """Put lines between the marks of that name, and print them."""
+    """Put lines between the marks of that name, and print them; print alone where a run only tries scripts out."""
     text = "\n".join(lines).strip()
+    print(text)
+    if DRY:
+        return
     path = Path(__file__).parent / "README.md"
     marks = rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)"
     path.write_text(re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", path.read_text("utf-8"), flags=re.S), "utf-8")
-    print(text)
