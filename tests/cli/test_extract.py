@@ -104,7 +104,7 @@ def test_skipped_rows_are_counted_and_listed(folder):
 
 @pytest.mark.parametrize("name", ["o.parquet", "o.npz", "o.csv"])
 def test_skipped_rows_of_a_single_file_are_listed_beside_it(folder, name):
-    (folder / "bad.txt").write_bytes(b"good\n\n")
+    (folder / "bad.txt").write_bytes(b"good\n \n")
     out = extracted("bad.txt", "-o", name, "--on-error", "skip", cwd=folder).stdout.decode()
     assert "1, listed in o.rejected.jsonl" in out
     assert len((folder / "o.rejected.jsonl").read_text().splitlines()) == 1

@@ -309,7 +309,7 @@ def test_the_plan_of_a_stopped_run_counts_what_it_left(folder, job, monkeypatch)
 
 
 def test_the_log_is_json_lines_with_rates_and_rejects_and_without_texts(folder, job):
-    (folder / "texts/c.txt").write_bytes(b"confidential words\n\xff\xfe\n\n")
+    (folder / "texts/c.txt").write_bytes(b"confidential words\n\xff\xfe\n \n")
     done = run_job(job("extract.on-error=skip"))
     raw = done.log_path.read_text()
     events = [json.loads(line) for line in raw.splitlines()]

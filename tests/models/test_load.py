@@ -131,7 +131,8 @@ def test_a_mistyped_name_is_guessed(here):
         "no model named 'minilm-16', and no such file or folder\n"
         "Did you mean 'minilm-l6'? Named models: minilm-l6, minilm-l6-sentiment. Or give a path, "
         "or scheme:location with a scheme out of: "
-        "fake, hf, hub, keras, kerashub, recurrent, savedmodel"
+        "fake, hf, hub, keras, kerashub, recurrent, savedmodel. "
+        "Download a model of the Hugging Face Hub first: hf download NAME --local-dir FOLDER, then --model FOLDER."
     )
 
 
