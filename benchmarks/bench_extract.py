@@ -175,6 +175,51 @@ def speed(rounds: int, count: int) -> list[Row]:
     ]
 
 
+def growth(counts: Sequence[int] = (2_000, 20_000, 100_000)) -> list[tuple[str, str, str]]:
+    """Time and peak memory of whole runs by their number of texts, no two alike, through a real BERT, if a tiny one."""
+    sys.path.append(str(HERE.parent))  # the tiny model of the tests
+    from tests.models.tiny_bert import CONFIG, VOCABULARY, WORDS, make_tensors, write_folder
+
+    shape = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 2, "max_position_embeddings": 128}
+    words = [word for word in WORDS if not word.startswith("##")]
+    # Not ru_maxrss: a child begins with the peak of the process that started it.
+    script = (
+        "import os, re, sys; from embedsvc import Settings, extract_files; "
+        "done = extract_files([sys.argv[1]], sys.argv[2], model=sys.argv[3], settings=Settings(taps=('pre_dropout',)));"
+        "peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]; "
+        "print(done.seconds, sum(os.times()[:2]), peak)"
+    )
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        model = write_folder(Path(scratch) / "model", make_tensors(CONFIG | shape), CONFIG | shape, VOCABULARY)
+        for count in counts:
+            rng = np.random.default_rng(count)
+            source = Path(scratch) / f"{count}.txt"
+            with source.open("w", encoding="utf-8") as file:
+                file.writelines(" ".join(rng.choice(words, rng.integers(18, 39))) + "\n" for _ in range(count))
+            command = [
+                sys.executable,
+                "-c",
+                script,
+                str(source),
+                str(Path(scratch) / f"{count}.parquet"),
+                f"hf:{model}",
+            ]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found.append([float(word) for word in done.stdout.split()])
+    seconds, cpu, peaks = np.array(found).T
+    per_text = np.diff(cpu) / np.diff(counts)
+    return [
+        *(
+            (f"{count:,} texts through a BERT of 2 layers of 128", f"{at:.1f} s, {peak / 1024:.0f} MB at most", "")
+            for count, at, peak in zip(counts, seconds, peaks, strict=True)
+        ),
+        ("CPU time of a further text, last step ÷ the one before", f"{per_text[-1] / per_text[-2]:.2f}", "1"),
+        # The fewest are less than the two blocks that a run holds.
+        (f"peak memory, {counts[-1]:,} ÷ {counts[-2]:,} texts", f"{peaks[-1] / peaks[-2]:.2f}", "flat"),
+    ]
+
+
 def memory() -> list[tuple[str, str, str]]:
     """Peak memory of whole runs over 10,000 and 1,000,000 short texts, with the numpy encoder."""
     peaks = {}
@@ -220,11 +265,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--texts", type=int, default=600)
-    parser.add_argument("--only", choices=("speed", "memory"))
+    parser.add_argument("--only", choices=("speed", "memory", "growth"))
     arguments = parser.parse_args()
-    if arguments.only != "memory":
-        write(
-            "bench_extract", ("what", "by the clock", "in CPU time", "goal"), speed(arguments.rounds, arguments.texts)
-        )
-    if arguments.only != "speed":
+    wanted = [arguments.only] if arguments.only else ["speed", "memory", "growth"]
+    if "speed" in wanted:
+        head = ("what", "by the clock", "in CPU time", "goal")
+        write("bench_extract", head, speed(arguments.rounds, arguments.texts))
+    if "memory" in wanted:
         write("bench_extract memory", ("what", "figure", "goal"), memory())
+    if "growth" in wanted:
+        write("bench_extract growth", ("what", "figure", "goal"), growth())
