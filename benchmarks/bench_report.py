@@ -26,7 +26,7 @@ from synthetic import write_set
 from tables import Row, quote, write
 
 from embedsvc import EmbeddingSet, report
-from embedsvc.reporting import report as steps
+from embedsvc.reporting import analyses
 from embedsvc.reporting.renderers import render
 from embedsvc.types import Vectors
 from embedsvc.umaps import import_umap
@@ -86,7 +86,7 @@ def _time(name: str, seconds: dict[str, list[float]]) -> None:
     """Put a clock around a function that the report calls; of graphs around that of all texts alone."""
     from embedsvc import knn
 
-    module: Any = knn if name == "neighbor_graph" else steps
+    module: Any = knn if name == "neighbor_graph" else analyses
     inner: Callable[..., Any] = getattr(module, name)
 
     def timed(*arguments: Any, **settings: Any) -> Any:

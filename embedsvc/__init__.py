@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from embedsvc.models.load import load_model
     from embedsvc.probing import probe
     from embedsvc.projection import project
-    from embedsvc.reporting.report import report
+    from embedsvc.reporting.run import report
     from embedsvc.retrieval import neighbors
     from embedsvc.texts import ReadOptions
     from embedsvc.training.run import train
@@ -61,7 +61,7 @@ _PUBLIC = {
     "neighbors": "retrieval",
     "probe": "probing",
     "project": "projection",
-    "report": "reporting.report",
+    "report": "reporting.run",
     "stability": "uncertainty",
     "train": "training.run",
 }

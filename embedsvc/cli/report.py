@@ -92,7 +92,7 @@ def report(
     from embedsvc.cli.tables import print_text
     from embedsvc.embeddings import EmbeddingSet
     from embedsvc.reporting.renderers import render
-    from embedsvc.reporting.report import report
+    from embedsvc.reporting.run import report
 
     found = report(
         EmbeddingSet.read(path),

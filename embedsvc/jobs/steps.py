@@ -115,7 +115,7 @@ def _probe(step: Step, sets: Mapping[str, EmbeddingSet], told: Callable[[str], o
 
 
 def _report(step: Step, sets: Mapping[str, EmbeddingSet], told: Callable[[str], object]) -> object:
-    from embedsvc.reporting.report import report
+    from embedsvc.reporting.run import report
 
     return report(sets["set"], other=sets.get("other-set"), told=told, **arguments(step))
 

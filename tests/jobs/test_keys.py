@@ -22,7 +22,7 @@ FUNCTIONS = {
     "project": "embedsvc.projection",
     "stability": "embedsvc.uncertainty",
     "probe": "embedsvc.probing",
-    "report": "embedsvc.reporting.report",
+    "report": "embedsvc.reporting.run",
 }
 
 

@@ -7,7 +7,8 @@ import pytest
 from embedsvc import masks
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.models.fake import FakeEncoder
-from embedsvc.reporting.report import Report, report
+from embedsvc.reporting.report import Report
+from embedsvc.reporting.run import report
 from embedsvc.types import Block, Mode, Pass, Text
 from tests.analysis_sets import blobs
 from tests.sets import MANIFEST, write

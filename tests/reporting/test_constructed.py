@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from embedsvc import masks
-from embedsvc.reporting.report import report
+from embedsvc.reporting.run import report
 from embedsvc.types import Mode, Pass
 from tests.analysis_sets import blobs, make_set
 from tests.reporting.conftest import build

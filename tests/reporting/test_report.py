@@ -7,7 +7,7 @@ from embedsvc import knn
 from embedsvc.errors import DegenerateInputError, SettingsError, UnknownNameError
 from embedsvc.reporting.panels import explored, flow_ends, flows, groups, neighbors_of, ribbons
 from embedsvc.reporting.renderers import RENDERERS, render
-from embedsvc.reporting.report import report
+from embedsvc.reporting.run import report
 from embedsvc.reporting.tables import tables
 from embedsvc.reporting.topics import topics
 from tests.analysis_sets import blobs, make_set
@@ -67,7 +67,7 @@ def test_without_labels_classification_says_so(tmp_path):
 def test_many_labels_are_cross_validated_once(tmp_path, monkeypatch):
     embeddings = build(tmp_path, 60)
     assert report(embeddings, seed=3, passes=4, map_method="pca").probe.repeats == 4
-    monkeypatch.setattr("embedsvc.reporting.report._FEW_LABELS", 59)
+    monkeypatch.setattr("embedsvc.reporting.analyses._FEW_LABELS", 59)
     assert report(embeddings, seed=3, passes=4, map_method="pca").probe.repeats == 1
 
 
