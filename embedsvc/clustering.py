@@ -30,7 +30,7 @@ from embedsvc.agreement import (
 )
 from embedsvc.clusterers import CLUSTERERS, Clusterer, Reduction, label, label_each, n_distinct
 from embedsvc.clusters import Cluster, Clustering, PassStability, VariantClusters
-from embedsvc.embeddings import EmbeddingSet
+from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import DegenerateInputError, SettingsError
 from embedsvc.knn import check_squares, check_vectors
 from embedsvc.types import Mode, Pass, Variant, Vectors, check_seed
@@ -47,7 +47,7 @@ _REPRESENTATIVES = 3
 
 
 def cluster(
-    embeddings: EmbeddingSet,
+    embeddings: SetOrPath,
     *,
     method: str = "kmeans",
     k: int | Literal["auto"] = "auto",
@@ -60,7 +60,7 @@ def cluster(
 
     Parameters
     ----------
-    embeddings : EmbeddingSet
+    embeddings : EmbeddingSet, str or Path
     method : str
         A name in `CLUSTERERS`.
     k : int or "auto"
@@ -87,6 +87,7 @@ def cluster(
     DegenerateInputError
         For vectors that are not finite, all equal, or of fewer distinct values than `k`.
     """
+    embeddings = as_set(embeddings)
     clusterer = CLUSTERERS[method]
     check_seed(seed)
     names = choose(embeddings, variants)

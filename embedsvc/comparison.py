@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc import metrics, plots
-from embedsvc.embeddings import EmbeddingSet
+from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import SettingsError
 from embedsvc.figures import Figure, Pair, measure_pair
 from embedsvc.joining import shared_rows
@@ -213,10 +213,10 @@ class Comparison(Result):
 
 
 def compare(
-    embeddings: EmbeddingSet,
+    embeddings: SetOrPath,
     *,
     variants: Sequence[str] | None = None,
-    other: EmbeddingSet | None = None,
+    other: SetOrPath | None = None,
     join: str = "strict",
     measures: Sequence[str] = DEFAULT_METRICS,
     ks: Sequence[int] | None = None,
@@ -231,12 +231,12 @@ def compare(
 
     Parameters
     ----------
-    embeddings : EmbeddingSet
+    embeddings : EmbeddingSet, str or Path
         The vectors of the variants compared are held in memory, but for CKA alone: it streams them from the set.
     variants : sequence of str, optional
         By default those of `DEFAULT_VARIANTS` that the set holds, two passes of each kind at most. With `other`: of
         both sets, by default `pre_dropout.inference` and `post_dropout.training.0`.
-    other : EmbeddingSet, optional
+    other : EmbeddingSet, str or Path, optional
         Joined by id.
     join : {"strict", "inner"}
         Whether every text must be in both sets, or those in both are enough.
@@ -265,6 +265,8 @@ def compare(
     DegenerateInputError
         For vectors that are not finite, zero, or the same for every text.
     """
+    embeddings = as_set(embeddings)
+    other = None if other is None else as_set(other)
     check_seed(seed)
     for name, value, least in (
         ("n_permutations", n_permutations, 20),

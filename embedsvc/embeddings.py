@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-__all__ = ["EmbeddingSet"]
+__all__ = ["EmbeddingSet", "SetOrPath", "as_set"]
 
 _BASE = "pre_dropout.inference"
 # Of a data frame, as in the files.
@@ -339,6 +339,30 @@ class EmbeddingSet(Result):
         return UnknownVariantError(
             f"{self.path} holds no variant {name!r}", f"{guess}It holds: {summarise(self.variants)}"
         )
+
+
+SetOrPath: TypeAlias = EmbeddingSet | str | Place
+"""What an analysis takes: a set, or where `EmbeddingSet.read` finds one."""
+
+
+def as_set(embeddings: SetOrPath) -> EmbeddingSet:
+    """The set itself, or the one at a path.
+
+    Raises
+    ------
+    StoreError
+        If there is none, see `EmbeddingSet.read`.
+    SettingsError
+        If it is neither.
+    """
+    if isinstance(embeddings, EmbeddingSet):
+        return embeddings
+    if isinstance(embeddings, (str, Place)):
+        return EmbeddingSet.read(embeddings)
+    raise SettingsError(
+        f"got {type(embeddings).__name__}, expected an embedding set or its path",
+        "Give what `extract` wrote or EmbeddingSet.read returns.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

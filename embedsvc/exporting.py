@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from embedsvc.embeddings import EmbeddingSet
+from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import MissingExtraError, SettingsError, StoreError
 from embedsvc.formats import convert
 from embedsvc.knn import Graphs, check_vectors, unit_rows
@@ -55,7 +55,7 @@ class Exporter(Protocol):
 
 
 def export(
-    embeddings: EmbeddingSet,
+    embeddings: SetOrPath,
     to: str,
     path: str | Path,
     *,
@@ -67,7 +67,7 @@ def export(
 
     Parameters
     ----------
-    embeddings : EmbeddingSet
+    embeddings : EmbeddingSet, str or Path
     to : str
         A name out of `EXPORTERS`. ``tensorboard`` makes a folder for its projector; ``faiss`` an index of cosines for
         each variant, with the ids beside it; ``embedding-atlas`` a Parquet file with a map and neighbours; ``npz``,
@@ -97,6 +97,7 @@ def export(
     StoreError
         If something is at the path, or the disk refuses.
     """
+    embeddings = as_set(embeddings)
     exporter = EXPORTERS[to]
     check_seed(seed)
     path = Path(path)

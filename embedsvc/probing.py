@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc.embeddings import EmbeddingSet
+from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import DegenerateInputError, SettingsError
 from embedsvc.knn import check_squares, check_vectors
 from embedsvc.nearest import nearest
@@ -32,7 +32,7 @@ _NEIGHBORS = 10
 
 
 def probe(
-    embeddings: EmbeddingSet,
+    embeddings: SetOrPath,
     *,
     variants: Sequence[str] | None = None,
     folds: int = 5,
@@ -48,7 +48,7 @@ def probe(
 
     Parameters
     ----------
-    embeddings : EmbeddingSet
+    embeddings : EmbeddingSet, str or Path
     variants : sequence of str, optional
         See `variants.choose`; the reference is put first.
     folds : int
@@ -71,6 +71,7 @@ def probe(
     DegenerateInputError
         For vectors that are not finite, or fewer than two classes of enough texts.
     """
+    embeddings = as_set(embeddings)
     from sklearn.exceptions import ConvergenceWarning
 
     check_seed(seed)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc import plots
-from embedsvc.embeddings import EmbeddingSet
+from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import SettingsError
 from embedsvc.knn import Graphs, unit_rows
 from embedsvc.map_quality import Quality, quality
@@ -205,7 +205,7 @@ class Projection(Result):
 
 
 def project(
-    embeddings: EmbeddingSet,
+    embeddings: SetOrPath,
     *,
     method: str = "pca",
     variants: Sequence[str] | None = None,
@@ -219,7 +219,7 @@ def project(
 
     Parameters
     ----------
-    embeddings : EmbeddingSet
+    embeddings : EmbeddingSet, str or Path
     method : str
         A name out of `PROJECTORS`: ``pca`` is linear and honest about displacement, ``umap`` shows groups,
         ``aligned-umap`` depends on its alignment strength.
@@ -249,6 +249,7 @@ def project(
     MissingExtraError
         If the library behind the method is not installed.
     """
+    embeddings = as_set(embeddings)
     chosen = PROJECTORS[method]
     check_seed(seed)
     n = len(embeddings)

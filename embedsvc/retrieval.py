@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from embedsvc import plots
 from embedsvc.colors import BLUE, GREY, RED
 from embedsvc.comparison import DEFAULT_VARIANTS
-from embedsvc.embeddings import EmbeddingSet
+from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import ModelError, SettingsError
 from embedsvc.knn import Metric, neighbor_graph
 from embedsvc.results import Columns, Result
@@ -135,7 +135,7 @@ class Retrieval(Result):
 
 
 def neighbors(
-    embeddings: EmbeddingSet,
+    embeddings: SetOrPath,
     *,
     text: str | None = None,
     id: str | None = None,
@@ -149,7 +149,7 @@ def neighbors(
 
     Parameters
     ----------
-    embeddings : EmbeddingSet
+    embeddings : EmbeddingSet, str or Path
     text : str, optional
         Encoded by the model of the set, under the id "query"; this loads the model.
     id : str, optional
@@ -171,6 +171,7 @@ def neighbors(
         If the model that loads is not that of the set.
     UnknownVariantError, DegenerateInputError
     """
+    embeddings = as_set(embeddings)
     if (text is None) == (id is None):
         raise SettingsError("expected a text or an id, and not both", 'Give "some text", or --id ID.')
     if text is not None and not text.strip():

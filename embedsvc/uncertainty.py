@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from embedsvc import masks, theory
 from embedsvc.clustering import cluster
 from embedsvc.clusters import Clustering
-from embedsvc.embeddings import EmbeddingSet
+from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import DegenerateInputError, SettingsError
 from embedsvc.knn import Graphs, NeighborGraph, check_vectors, neighbor_graph, overlap
 from embedsvc.tallies import ClassScores, ClassTally, HeadTally, VectorScores, VectorTally, cosines, draw_until
@@ -33,7 +33,7 @@ _ROWS_CELLS = 4_000_000  # texts × passes × units drawn at one time
 
 
 def stability(
-    embeddings: EmbeddingSet,
+    embeddings: SetOrPath,
     *,
     passes: int,
     seed: int | None = None,
@@ -53,7 +53,7 @@ def stability(
 
     Parameters
     ----------
-    embeddings : EmbeddingSet
+    embeddings : EmbeddingSet, str or Path
     passes : int
         Head passes to draw, 2 or more; pass k is ``post_dropout.head.k``.
     seed : int, optional
@@ -85,6 +85,7 @@ def stability(
     DegenerateInputError
         For vectors with NaN or infinity, or of length 0 where neighbours are asked for.
     """
+    embeddings = as_set(embeddings)
     for name, value, least in (
         ("passes", passes, 2),
         ("k", k, 1),

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import embedsvc
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import SettingsError, StoreError, UnknownVariantError
 from embedsvc.formats import convert
@@ -346,3 +347,11 @@ def test_a_set_reseeded_draws_its_head_passes_under_the_other_seed_and_keeps_the
     assert not np.array_equal(other["post_dropout.head.0"], embeddings["post_dropout.head.0"])
     np.testing.assert_array_equal(other["post_dropout.training.0"], embeddings["post_dropout.training.0"])
     np.testing.assert_array_equal(other.reseeded(7)["post_dropout.head.0"], embeddings["post_dropout.head.0"])
+
+
+def test_analyses_take_a_set_or_its_path_and_nothing_else(folder):
+    path = folder / "out"
+    expected = embedsvc.compare(EmbeddingSet.read(path)).to_json()
+    assert embedsvc.compare(path, other=None).to_json() == embedsvc.compare(str(path)).to_json() == expected
+    with pytest.raises(SettingsError, match="got ndarray, expected an embedding set or its path"):
+        embedsvc.cluster(np.zeros((20, 4), np.float32), seed=0)

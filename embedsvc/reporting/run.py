@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from embedsvc import joining
-from embedsvc.embeddings import EmbeddingSet
+from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import SettingsError
 from embedsvc.knn import check_vectors
 from embedsvc.reporting.analyses import Analyses, Analyzed
@@ -25,9 +25,9 @@ _MOST_VARIANTS = 8  # the work and the matrix grow with the square of their numb
 
 
 def report(
-    embeddings: EmbeddingSet,
+    embeddings: SetOrPath,
     *,
-    other: EmbeddingSet | None = None,
+    other: SetOrPath | None = None,
     join: str = "strict",
     variants: Sequence[str] | None = None,
     seed: int = 0,
@@ -47,8 +47,8 @@ def report(
 
     Parameters
     ----------
-    embeddings : EmbeddingSet
-    other : EmbeddingSet, optional
+    embeddings : EmbeddingSet, str or Path
+    other : EmbeddingSet, str or Path, optional
         Of the same texts, see `joining.join`; its variants begin with ``other:``.
     join : {"strict", "inner"}
         Whether every text must be in both sets, or those in both are enough.
@@ -78,6 +78,7 @@ def report(
     DegenerateInputError
         For vectors that are not finite.
     """
+    embeddings, other = as_set(embeddings), None if other is None else as_set(other)
     check_seed(seed)
     path = embeddings.path.name
     if other is not None:
