@@ -23,6 +23,7 @@ KNOWN = {
     "--stdin-format": READ - {"parquet"},  # whose footer is at its end
     "--join": {"strict", "inner"},
     "--log-format": {"text", "json"},
+    "serve --log-format": {"auto", "text", "json"},
     "serve --on-long": set(OnLong) - {OnLong.CHUNK_MEAN},  # a request is one batch
     "train --precision": set(settings.Precision),
     "train --decay": set(settings.Decay),
