@@ -27,9 +27,10 @@ FUNCTIONS = {
 
 
 def options(kind: str) -> dict[str, click.Option]:
-    """Options of the command of that name, by their longest spelling."""
+    """Options of the command of that name, by the first of their long spellings."""
     command = getattr(import_module(f"embedsvc.cli.{kind}"), kind)
-    return {max(param.opts, key=len).lstrip("-"): param for param in command.params if isinstance(param, click.Option)}
+    spelled = {max(param.opts, key=lambda name: name.startswith("--")): param for param in command.params}
+    return {name.lstrip("-"): param for name, param in spelled.items() if isinstance(param, click.Option)}
 
 
 @pytest.mark.parametrize(("kind", "key"), KEYS)
