@@ -101,6 +101,18 @@ def test_chance_is_zero():
     assert Spread.of([]) is None
 
 
+@pytest.mark.parametrize(
+    "clusters", [noisy_pair(500)[0], noisy_pair(500)[0] * 7, labels(0, 0, 1, 1, 2), labels(1, 1, 1), labels(-1, -1, 0)]
+)
+def test_chance_is_that_of_scikit_learn_for_the_same_shuffles(clusters):
+    found = by_chance(clusters, seed=3, n_permutations=20)
+    shuffle = np.random.default_rng(3).permutation
+    by_hand = [adjusted_rand(clusters, shuffle(clusters)) for _ in range(20)]
+    assert (found.mean, found.low, found.high, found.n) == pytest.approx(
+        (np.mean(by_hand), min(by_hand), max(by_hand), 20), abs=1e-12
+    )
+
+
 # --- cluster by cluster ---
 
 
