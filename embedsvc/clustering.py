@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Literal
 
@@ -40,7 +41,7 @@ __all__ = ["cluster"]
 
 _CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20)  # tried by k="auto"
 _CHOICE_TEXTS = 2_000  # for each candidate
-_SILHOUETTE_TEXTS = 3_000  # all their distances are computed
+_SILHOUETTE_TEXTS = 2_000  # all their distances are computed
 _STABILITY_TEXTS = 2_000  # of a resample or pass: there are dozens of fits
 _RESTARTS = 5
 _REPRESENTATIVES = 3
@@ -54,6 +55,7 @@ def cluster(
     variants: Sequence[str] | None = None,
     n_resamples: int = 20,
     n_passes: int = 10,
+    max_texts: int | None = None,
     seed: int,
 ) -> Clustering:
     """Cluster every variant alike, and say how far the clusters agree and how stable they are.
@@ -72,6 +74,9 @@ def cluster(
         Bootstrap resamples for each variant; a text drawn twice counts once, as in Hennig (2007). 0 for none.
     n_passes : int
         Head passes to draw, and stored training passes to use at most. 0 for none.
+    max_texts : int, optional
+        Of more texts so many are drawn, which clusters are fitted on and the others join, see `clusterers.label`; by
+        default, and at most, the `most_texts` of the method.
     seed : int
         Of starts, samples and resamples; every variant gets the same. Masks follow the seed of the set, or this one
         where the set has none.
@@ -92,6 +97,11 @@ def cluster(
     check_seed(seed)
     names = choose(embeddings, variants)
     _check_settings(clusterer, method, k, len(embeddings), n_resamples, n_passes)
+    if max_texts is not None:
+        least = max(clusterer.fewest_texts, 2 if isinstance(k, str) else k)
+        if max_texts < least:
+            raise SettingsError(f"max_texts is {max_texts}, expected {least} or more")
+        clusterer = replace(clusterer, most_texts=min(max_texts, clusterer.most_texts or max_texts))
     job = _Job(embeddings, clusterer, names, seed)
     base = job.vectors(names[0])
     k_scores = job.score_candidates(base) if clusterer.needs_k and k == "auto" else {}

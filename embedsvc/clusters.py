@@ -61,7 +61,7 @@ class VariantClusters:
     clusters : tuple of Cluster
         By number.
     silhouette : float or None
-        Mean over a sample of at most 3,000 clustered texts, -1 to 1, in the space of the vectors, noise left out;
+        Mean over a sample of at most 2,000 clustered texts, -1 to 1, in the space of the vectors, noise left out;
         None where it has no value (fewer than two clusters, or every text its own).
     against_labels : Agreement or None
         With the labels of the texts that have one; None if none has.

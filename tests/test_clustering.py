@@ -295,6 +295,14 @@ def test_what_was_sampled_is_said(labelled, monkeypatch):
     assert found.reference.silhouette == pytest.approx(silhouette_score(VECTORS, BLOBS), abs=0.05)
 
 
+def test_clusters_are_fitted_on_fewer_texts_where_that_is_asked(labelled):
+    found = cluster(labelled, variants=[PRE], max_texts=60, **QUICK)
+    assert found.sampling == "clusters were fitted on 60 of 200 texts, the others joined the nearest centre"
+    assert found.reference.against_labels.ari > 0.95
+    with pytest.raises(SettingsError, match="max_texts is 3, expected 4 or more"):
+        cluster(labelled, variants=[PRE], k=4, max_texts=3, **QUICK)
+
+
 def test_without_sampling_that_is_said_too(found):
     assert found.sampling == "nothing was sampled: all 200 texts"
 

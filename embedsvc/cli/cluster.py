@@ -53,6 +53,12 @@ __all__ = ["cluster"]
     help="Head passes to draw, and stored training passes to use at most.",
 )
 @click.option(
+    "--max-texts",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Of more texts clusters are fitted on so many, which the others join. [default: as many as the method allows]",
+)
+@click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of starts and samples."
 )
 @click.option(
@@ -71,6 +77,7 @@ def cluster(
     variants: str | None,
     resamples: int,
     passes: int,
+    max_texts: int | None,
     seed: int,
     out: str | None,
     as_json: bool,
@@ -92,6 +99,7 @@ def cluster(
         variants=split(variants) or None,
         n_resamples=resamples,
         n_passes=passes,
+        max_texts=max_texts,
         seed=seed,
     )
     if out is not None:

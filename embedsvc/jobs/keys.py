@@ -172,6 +172,7 @@ STEP_KEYS: Mapping[str, tuple[Key, ...]] = {
         _VARIANTS,
         Key("resamples", "whole", 20, "n_resamples", least=0),
         Key("passes", "whole", 10, "n_passes", least=0),
+        Key("max-texts", "whole", None, "max_texts", least=2),
         _SEED,
     ),
     "project": (
