@@ -336,7 +336,7 @@ _METHOD = (
     "otherwise, a text never its own. Dropout alone: the head's, by closed form (CKA, cosine) or drawn "
     "head masks (Procrustes of more than 5,000 texts: one draw). Chance: random matches of the texts of the sample "
     "(Procrustes: of all texts, 5 draws; second-order cosine: 5 draws). Intervals: bootstrap over texts, "
-    "95 %; of CKA, Procrustes and RSA to first order, RSA's from 500 texts of the sample."
+    "95 %; of CKA, Procrustes and RSA to first order, RSA's from 300 texts of the sample."
 )
 
 

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 _ALL_TEXTS = 20_000  # up to here the neighbours of every text are found, above those of the sample: exactly in any case
 _ROWS = 4096
-_RANKED = 500  # texts that the interval of RSA is drawn from
+_RANKED = 300  # texts that the interval of RSA is drawn from
 _TABLE = 100_000_000  # cells of two bytes
 
 

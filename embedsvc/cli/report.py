@@ -84,9 +84,9 @@ def report(
     texts depend on what dropout drops. With OTHER_SET, of the same texts by id, the variants of both are on the page:
     two checkpoints, or a model before and after it was tuned.
 
-    Of more than 5,000 texts some analyses take a sample, drawn by --seed: neighbours are those of 2,000 texts among all
-    (of every text up to 10,000), labels are probed on 3,000, clusters are resampled on 2,000. Every panel says what it
-    rests on; docs/report.md has the list.
+    Of many texts some analyses take a sample, drawn by --seed: above 10,000, neighbours are those of 1,000 texts among
+    all; above 5,000, clusters are fitted on 4,000; labels are probed on 2,000, clusters are resampled on 2,000. Every
+    panel says what it rests on; docs/report.md has the list.
     """
     from embedsvc.cli.options import split
     from embedsvc.cli.tables import print_text

@@ -33,9 +33,9 @@ _MAP_NEIGHBORS = 15  # UMAP counts the text itself
 _ALL_TEXTS = 10_000  # up to here the neighbours of every text are found
 _NEIGHBOR_PASSES = 2  # each is a graph of its own
 _SAMPLED = 1_000  # above, those of so many texts; as many as `compare` takes of itself
-_FEW_LABELS = 2_000  # up to here cross-validation is repeated
 _FEW_TEXTS = 5_000  # up to here clusters, classifiers and maps are tested as thoroughly as by their own commands
-_PROBED = 3_000
+_TEXTS_A_CLUSTER, _MOST_CLUSTERS = 200, 20  # above, clusters are fitted on so many; no more are tried by k="auto"
+_PROBED = 2_000  # above, labelled texts are drawn, and cross-validation is not repeated
 _MANY_EPOCHS = {"umap": {"n_epochs": 100}}  # for many texts: half of UMAP's own keep neighbourhoods as well
 _IN_ORDER = ("similarity", "clustering", "stability", "classification", "visualisation")
 
@@ -138,6 +138,7 @@ class Analyses:
             variants=self.names,
             n_resamples=20 if self.few else 10,
             n_passes=10 if self.few else 5,
+            max_texts=None if self.few else _TEXTS_A_CLUSTER * (_MOST_CLUSTERS if isinstance(k, str) else k),
             seed=self.seed,
         )
 
@@ -157,7 +158,7 @@ class Analyses:
         if not labelled:
             raise SettingsError("no text has a label")
         # Many texts have narrow intervals without shuffling them again, and each repeat took a minute for 20,000.
-        repeats = 4 if labelled <= _FEW_LABELS else 1
+        repeats = 4 if labelled <= _PROBED else 1
         return probe(self.embeddings, variants=self.names, repeats=repeats, max_texts=_PROBED, seed=self.seed)
 
     def _projections(self, method: str | None) -> dict[str, Projection]:

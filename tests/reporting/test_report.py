@@ -67,7 +67,7 @@ def test_without_labels_classification_says_so(tmp_path):
 def test_many_labels_are_cross_validated_once(tmp_path, monkeypatch):
     embeddings = build(tmp_path, 60)
     assert report(embeddings, seed=3, passes=4, map_method="pca").probe.repeats == 4
-    monkeypatch.setattr("embedsvc.reporting.analyses._FEW_LABELS", 59)
+    monkeypatch.setattr("embedsvc.reporting.analyses._PROBED", 59)
     assert report(embeddings, seed=3, passes=4, map_method="pca").probe.repeats == 1
 
 
