@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedsvc.colors import BLUE, GREY, GROUPS, RED, ramp
 from embedsvc.reporting.panels import Flow, Group, Matrix, flow_ends, ribbons
@@ -83,7 +84,10 @@ def flow_chart(flows: Sequence[Flow]) -> dict[str, Any]:
     drawn = {f"{flow.reference} {flow.variant}": _flow(flow) for flow in flows}
     first = flows[0]
     shown = drawn[f"{first.reference} {first.variant}"]
-    sources = {part: ColumnDataSource(shown[part], name=f"flow_{part}") for part in ("ribbons", "blocks")}
+    sources = {
+        "ribbons": ColumnDataSource(_cut(shown), name="flow_ribbons"),
+        "blocks": ColumnDataSource(shown["blocks"], name="flow_blocks"),
+    }
     plot = figure(
         name="flow", height=shown["height"], min_width=280, sizing_mode="stretch_width", toolbar_location=None,
         tools="", x_range=(-0.8, 1.8), y_range=(-0.03, 1.03), title=shown["title"],
@@ -112,13 +116,17 @@ def flow_chart(flows: Sequence[Flow]) -> dict[str, Any]:
     code = """
     const flow = drawn[`${ends[0].value} ${ends[1].value}`]
     if (flow === undefined) { plot.title.text = "The same clusters: pick two variants."; return }
-    for (const part of ["ribbons", "blocks"]) sources[part].data = flow[part]
+    const xs = [], ys = [], {x, y} = flow.outlines
+    for (let at = 0; at < y.length; at += x.length) { xs.push(x); ys.push(y.subarray(at, at + x.length)) }
+    sources.ribbons.data = {xs, ys, ...flow.ribbons}
+    sources.blocks.data = flow.blocks
     plot.title.text = flow.title
     plot.height = flow.height
     """
+    arguments = {"drawn": drawn, "ends": ends, "sources": sources, "plot": plot}
+    switch = CustomJS(args=arguments, code=code)  # one for both ends: the flows would be in the file twice
     for end in ends:
-        arguments = {"drawn": drawn, "ends": ends, "sources": sources, "plot": plot}
-        end.js_on_change("value", CustomJS(args=arguments, code=code))
+        end.js_on_change("value", switch)
     return {"flow_from": ends[0], "flow_variant": ends[1], "flow": plot}
 
 
@@ -153,20 +161,33 @@ def _flow(flow: Flow) -> dict[str, Any]:
             )
     ari = "" if flow.ari is None else f", ARI {flow.ari:.2f}"
     return {
+        # Arrays, also of words: Bokeh looks through every list for models, once for each panel of the page.
+        "outlines": {
+            "x": drawn[0].x.astype(np.float32),
+            "y": np.concatenate([each.y for each in drawn]).astype(np.float32),
+        },
         "ribbons": {
-            # Four digits are finer than a screen; more would triple the file.
-            "xs": [each.x.round(4).tolist() for each in drawn],
-            "ys": [each.y.round(4).tolist() for each in drawn],
-            "color": [GROUPS[each.left] if each.left < len(GROUPS) else GREY for each in drawn],
-            "left": [flow.left[each.left] for each in drawn],
-            "right": [flow.right[each.right] for each in drawn],
-            "count": [each.count for each in drawn],
-            "share": [f"{each.count / flow.counts[each.left].sum():.0%}" for each in drawn],
+            "color": _words(GROUPS[each.left] if each.left < len(GROUPS) else GREY for each in drawn),
+            "left": _words(flow.left[each.left] for each in drawn),
+            "right": _words(flow.right[each.right] for each in drawn),
+            "count": np.array([each.count for each in drawn], dtype=np.int32),
+            "share": _words(f"{each.count / flow.counts[each.left].sum():.0%}" for each in drawn),
         },
         "blocks": {name: [block[name] for block in blocks] for name in blocks[0]},
         "title": f"{flow.reference} to {flow.variant}: {flow.counts.sum():,} texts{ari}",
         "height": max(220, 40 * max(flow.counts.shape)),
     }
+
+
+def _words(words: Iterable[str]) -> NDArray[np.object_]:
+    return np.array(list(words), dtype=object)
+
+
+def _cut(flow: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of the ribbons of a flow, an outline each."""
+    x, y = flow["outlines"]["x"], flow["outlines"]["y"]
+    outlines = list(y.reshape(-1, len(x)))
+    return {"xs": [x] * len(outlines), "ys": outlines, **flow["ribbons"]}
 
 
 def group_chart(groups: Sequence[Group], what: str) -> Any:  # noqa: ANN401

@@ -11,7 +11,7 @@ import numpy as np
 
 from embedsvc import plots
 from embedsvc.colors import BLUE, GREY, GROUPS, RED, by_group, by_score
-from embedsvc.reporting.explorer import Explorer, Score
+from embedsvc.reporting.explorer import Explorer
 from embedsvc.reporting.panels import (
     Flow,
     Group,
@@ -23,9 +23,9 @@ from embedsvc.reporting.panels import (
     matrices,
     moved,
     ribbons,
-    scores,
 )
 from embedsvc.reporting.report import Report
+from embedsvc.reporting.scores import Score, scores
 from embedsvc.reporting.tables import tables
 
 __all__ = ["drawings", "write_png"]

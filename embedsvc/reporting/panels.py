@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from embedsvc.agreement import NOISE
 from embedsvc.clusters import VariantClusters
 from embedsvc.figures import Figure
-from embedsvc.reporting.explorer import Explorer, Score
+from embedsvc.reporting.explorer import Explorer
 from embedsvc.reporting.report import Report
-from embedsvc.variability import Variability
+from embedsvc.reporting.scores import Score, scores
 from embedsvc.variants import space
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "neighbors_of",
     "ranking",
     "ribbons",
-    "scores",
     "shortened",
 ]
 
@@ -109,86 +108,6 @@ def group_names(report: Report) -> dict[str, list[str]]:
             called = {int(number): cluster_name(int(number), words.get(int(number), "")) for number in set(made.labels)}
             found[f"cluster in {variant}"] = [called[int(number)] for number in made.labels]
     return found
-
-
-def scores(report: Report) -> list[Score]:
-    """Numbers for each text, what changed beyond the mask first."""
-    found: list[Score] = []
-    n = report.n
-    searched = n if report.comparison is None else len(report.comparison.queries)
-    of = f"all {n:,} texts" if searched == n else f"{searched:,} sampled of {n:,} texts"
-    drawn = [each.variant for each in report.overlaps]
-    head = next((name for name in drawn if ".head." in name), None)
-    null = None if head is None else report.excess(head)
-    for variant in sorted(drawn, key=lambda name: name != report.focus):
-        excess = report.excess(variant)
-        if excess is not None:
-            about = (
-                f"Share of a text's {report.k} nearest neighbours lost from {report.reference} to {variant}, less the "
-                f"share that drawn head masks lose: 0 is what the mask alone does. {of[0].upper()}{of[1:]}."
-            )
-            alone = None if variant == head else null
-            found.append(Score(f"excess change {variant}", excess, about, alone, f"a head mask alone ({head})"))
-    change = None if report.focus is None else report.change(report.focus)
-    if report.focus is not None and change is not None:
-        about = (
-            f"Share of a text's {report.k} nearest neighbours in {report.reference} that are others in "
-            f"{report.focus}, of {of}."
-        )
-        changed = Score(f"neighbours changed {report.focus}", change, about)
-        # Between two models no mask predicts anything, so that there is no excess to begin with.
-        found.insert(0 if report.excess(report.focus) is None else len(found), changed)
-    if report.stability is not None:
-        made = report.stability.head
-        over = f"over {made.passes:,} head passes, all {n:,} texts; dropout variability, not calibrated uncertainty."
-        if made.classes is not None:
-            found += [
-                Score("entropy", made.classes.predictive_entropy, f"Predictive entropy in nats {over}"),
-                Score("BALD", made.classes.bald, f"Mutual information of class and mask in nats {over}"),
-                Score(
-                    "class flips",
-                    made.classes.class_flip,
-                    f"Share of passes whose class is not that of inference {over}",
-                ),
-            ]
-        training = report.stability.training
-        for each in (made, training):
-            found += [] if each is None else _flips(report, each)
-        if training is not None:
-            about = (
-                f"1 less the mean cosine of two training passes, over {training.passes} stored passes, all {n:,} texts."
-            )
-            found.append(Score("scatter of training passes", 1.0 - training.vectors.cosine_between, about))
-        about = f"1 less the mean cosine of two head passes {over}"
-        null = None if made.expected is None else 1.0 - made.expected.cosine_between
-        found.append(Score("scatter of head passes", 1.0 - made.vectors.cosine_between, about, null, "closed form"))
-    return found
-
-
-def _flips(report: Report, made: Variability) -> list[Score]:
-    """How often neighbours and clusters are others than in inference."""
-    found = []
-    if made.neighbors is not None:
-        about = (
-            f"Share of a text's {made.neighbors.k} nearest neighbours in inference that {made.mode} passes lose, mean "
-            f"over {len(made.neighbors.passes)} of them, of {_of(made.neighbors.flip)}."
-        )
-        found.append(Score(f"neighbour flips {made.mode}", made.neighbors.flip, about))
-    if made.clusters is not None:
-        about = (
-            f"Share of {len(made.clusters.passes)} {made.mode} passes that put a text into another cluster than "
-            f"inference does, of {_of(made.clusters.flip)}; clusters matched one to one. {made.clusters.method}."
-        )
-        restarts = None if report.stability is None else report.stability.restarts
-        found.append(
-            Score(f"cluster flips {made.mode}", made.clusters.flip, about, restarts, "other starts of the method alone")
-        )
-    return found
-
-
-def _of(values: Floats) -> str:
-    known = int(np.isfinite(values).sum())
-    return f"all {len(values):,} texts" if known == len(values) else f"{known:,} sampled of {len(values):,} texts"
 
 
 def explored(report: Report) -> Explorer | None:

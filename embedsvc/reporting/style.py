@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["FONT", "ON_GROUND", "follow_dark_mode", "plain", "sheet"]
+import numpy as np
+
+__all__ = ["FONT", "ON_GROUND", "OUTSIDE", "decimals", "follow_dark_mode", "plain", "sheet", "wide"]
 
 _LIGHT_INK, _DARK_INK = "#434a54", "#c9d1d9"
 _LIGHT_GROUND, _DARK_GROUND = "#ffffff", "#11151b"  # those of the page
+_LIGHT_OUTSIDE, _DARK_OUTSIDE = "#d4d9e0", "#38414d"  # lines of the page: to be seen, and no more
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'  # that of the page
 ON_GROUND = "on ground"  # name of glyphs of text that is drawn on the ground, and needs its ink
+OUTSIDE = "outside"  # name of glyphs of what a selection leaves out
 _ARROW = '<svg viewBox="0 0 5 4" xmlns="http://www.w3.org/2000/svg"><path d="M0,0H5L2.5,4" fill="%23c9d1d9"/></svg>'
 
 # Bokeh renders into shadow roots, which the page's own style sheet does not reach; custom properties do, but not into
@@ -51,6 +55,16 @@ def sheet() -> Any:  # noqa: ANN401 - a Bokeh model
     return InlineStyleSheet(css=_SHEET)
 
 
+def wide() -> dict[str, Any]:
+    """Settings of a widget that takes the width it is given."""
+    return {"sizing_mode": "stretch_width", "stylesheets": [sheet()]}
+
+
+def decimals(extent: float) -> str:
+    """How widgets write numbers that spread so far: three digits of them at the least, whatever their size."""
+    return "0." + "0" * int(np.clip(2 - np.floor(np.log10(extent)), 3, 12))
+
+
 def plain(plot: Any) -> None:  # noqa: ANN401
     """A figure in the ground and ink of the light page; `follow_dark_mode` changes both."""
     # Not transparent: a canvas that grows would keep what it drew when it was small.
@@ -77,37 +91,37 @@ def plain(plot: Any) -> None:  # noqa: ANN401
 
 def follow_dark_mode(document: Any) -> None:  # noqa: ANN401
     """Let the ink of every figure follow the reader's colour scheme, at the beginning and when it changes."""
-    from bokeh.models import Axis, CustomJS, Grid, Legend, Plot, Text, Title
+    from bokeh.models import Axis, CustomJS, Grid, Legend, Plot, Scatter, Text, Title
 
+    grounds, inks = (_LIGHT_GROUND, _DARK_GROUND), (_LIGHT_INK, _DARK_INK)
     names = {
-        Plot: ("outline_line_color",),
-        Grid: ("grid_line_color",),
-        Title: ("text_color",),
-        Axis: ("axis_label_text_color", "major_label_text_color", "axis_line_color", "major_tick_line_color"),
-        Legend: ("label_text_color",),
-        Text: ("text_color",),
+        Plot: {"outline_line_color": inks, "background_fill_color": grounds, "border_fill_color": grounds},
+        Grid: {"grid_line_color": inks},
+        Title: {"text_color": inks},
+        Axis: dict.fromkeys(
+            ("axis_label_text_color", "major_label_text_color", "axis_line_color", "major_tick_line_color"), inks
+        ),
+        Legend: {"label_text_color": inks},
     }
-    drawn = [model for model in document.models if not isinstance(model, Text) or model.name == ON_GROUND]
-    inked = [
-        [model, [name for kind, listed in names.items() if isinstance(model, kind) for name in listed]]
-        for model in drawn
-        if isinstance(model, tuple(names))
+    called = {
+        (Text, ON_GROUND): {"text_color": inks},
+        (Scatter, OUTSIDE): {"fill_color": (_LIGHT_OUTSIDE, _DARK_OUTSIDE)},
+    }
+    painted = [
+        [model, colors]
+        for model in document.models
+        for colors in (
+            *(listed for kind, listed in names.items() if isinstance(model, kind)),
+            *(listed for (kind, name), listed in called.items() if isinstance(model, kind) and model.name == name),
+        )
     ]
-    plots = [model for model in drawn if isinstance(model, Plot)]
     code = """
     const wanted = window.matchMedia("(prefers-color-scheme: dark)")
     const paint = () => {
-      const at = +wanted.matches
-      for (const [model, names] of inked) for (const name of names) model[name] = inks[at]
-      for (const plot of plots) plot.background_fill_color = plot.border_fill_color = grounds[at]
+      for (const [model, colors] of painted)
+        for (const [name, pair] of Object.entries(colors)) model[name] = pair[+wanted.matches]
     }
     paint()
     wanted.addEventListener("change", paint)
     """
-    arguments = {
-        "inked": inked,
-        "plots": plots,
-        "inks": [_LIGHT_INK, _DARK_INK],
-        "grounds": [_LIGHT_GROUND, _DARK_GROUND],
-    }
-    document.js_on_event("document_ready", CustomJS(args=arguments, code=code))
+    document.js_on_event("document_ready", CustomJS(args={"painted": painted}, code=code))

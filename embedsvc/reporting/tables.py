@@ -10,8 +10,9 @@ import numpy as np
 
 from embedsvc.agreement import Spread
 from embedsvc.figures import Figure
-from embedsvc.reporting.panels import groups, matrices, moved, neighbors_of, ranking, scores, shortened
+from embedsvc.reporting.panels import groups, matrices, moved, neighbors_of, ranking, shortened
 from embedsvc.reporting.report import Report
+from embedsvc.reporting.scores import scores
 
 __all__ = ["Table", "tables"]
 
