@@ -121,7 +121,7 @@ def follow_dark_mode(document: Any) -> None:  # noqa: ANN401
       for (const [model, colors] of painted)
         for (const [name, pair] of Object.entries(colors)) model[name] = pair[+wanted.matches]
     }
-    paint()
+    if (wanted.matches) paint()  // figures are made for light pages, and to paint maps again takes time
     wanted.addEventListener("change", paint)
     """
     document.js_on_event("document_ready", CustomJS(args={"painted": painted}, code=code))
