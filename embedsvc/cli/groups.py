@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
 import click
 
 __all__ = ["CommandGroup"]
@@ -19,6 +17,8 @@ class CommandGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            import difflib  # here, since every --help loads this module
+
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
             if not near or "did you mean" in error.message.lower():
                 raise
