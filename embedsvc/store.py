@@ -195,6 +195,8 @@ class Store:
         begun = read_manifest(self._folder / MANIFEST)
         if begun.identity != self.manifest.identity:
             raise StoreError(f"{self._folder} was taken over by another run", "Let no other run work in that folder.")
+        with disk_errors(self._folder):
+            self._remove_litter()
         n_rejected = self._write_rejected(rejected)
         manifest = replace(
             self.manifest,
@@ -277,15 +279,21 @@ class Store:
                     else:
                         entry.unlink()
                         self.damaged += (entry.name,)
-                elif _is_litter(entry.name) and not is_lock(entry.name):
-                    entry.unlink()
+            self._remove_litter()
+
+    def _remove_litter(self) -> None:
+        """Remove temporary files: of an earlier run, or of a process killed beside this one while it wrote a part."""
+        for entry in entries(self._folder):
+            if _is_litter(entry.name) and not is_lock(entry.name):
+                entry.unlink(missing_ok=True)
 
     def _remove_own(self) -> None:
         """Empty the folder of a run whose file is finished, the manifest last; what others put there stays."""
         with disk_errors(self._folder):
             for entry in entries(self._folder):
-                if index_of(entry.name) is not None or (_is_litter(entry.name) and not is_lock(entry.name)):
+                if index_of(entry.name) is not None:
                     entry.unlink()
+            self._remove_litter()
             (self._folder / MANIFEST).unlink(missing_ok=True)
 
     def _raise_mismatch(self, found: Manifest, place: str) -> None:

@@ -338,6 +338,18 @@ def test_temporary_files_of_a_killed_run_are_swept_up(tmp_path):
         assert (tmp_path / "out" / ".other.tmp").exists()
 
 
+def test_temporary_files_of_a_process_killed_beside_this_one_are_not_in_the_set(tmp_path):
+    with open_store(tmp_path / "out", MANIFEST) as store:
+        for each in blocks(10):
+            store.write(each)
+        (tmp_path / "out" / ".part-00001.parquet.5eed.tmp").write_bytes(b"PAR1")
+        store.finish(rows=10)
+    assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == [
+        "manifest.json",
+        *(f"part-{index:05}.parquet" for index in range(3)),
+    ]
+
+
 @pytest.mark.parametrize("damage", ["missing", "torn"])
 def test_a_finished_directory_that_lost_a_part_is_mended(tmp_path, damage):
     write(tmp_path / "out", blocks(10))

@@ -48,6 +48,11 @@ def set_of(out: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in (out / "extract").iterdir()}
 
 
+def differing(found: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
+    """Names of files that are not the same, or in one place only: shorter to read than their bytes."""
+    return sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+
+
 def test_a_job_writes_the_set_that_extract_writes(folder, job):
     done = run_job(job())
     assert states(done) == {"extract": "done"}
