@@ -400,7 +400,7 @@ def test_a_csv_without_a_comma_in_its_header_is_read_by_semicolons_or_tabs(tmp_p
 def test_another_encoding_is_named_as_what_may_be_wrong_before_rows_are_left_out(tmp_path):
     with pytest.raises(InputError) as caught:
         scan([write(tmp_path / "x.csv", "text\ncaf\u00e9\n".encode("latin-1"))])
-    assert caught.value.hint.startswith("Convert the file if all of it is in another encoding: iconv")
+    assert caught.value.hint.startswith("If the whole file is in another encoding, convert it: iconv")
 
 
 def test_a_column_like_the_one_asked_for_is_proposed(tmp_path):
@@ -578,8 +578,9 @@ def test_parquet_strings_that_are_not_utf8_are_bad_rows(tmp_path):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_blank_texts_and_nul_characters_are_bad_rows(tmp_path, suffix):
     rows = [{"text": text, "n": "1"} for text in ("good", " \u3000", "a\0b")]
+    line = " (line 3 of the file)" if suffix in (".csv", ".tsv") else ""
     assert rejected_of(write_rows(tmp_path / f"x{suffix}", rows)) == [
-        (2, "the text is blank"),
+        (2, f"the text is blank{line}"),
         (3, "the text has a NUL character at position 2"),
     ]
 

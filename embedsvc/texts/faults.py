@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from embedsvc.texts.base import Bad, Row, Rows, gather
 from embedsvc.texts.lines import too_long
 
-__all__ = ["checked"]
+__all__ = ["checked", "fault"]
 
 
 def checked(rows: Rows, limit: int) -> Iterator[Rows | Bad]:
@@ -25,26 +25,12 @@ def checked(rows: Rows, limit: int) -> Iterator[Rows | Bad]:
     ids: Sequence[str | None] = rows.ids if rows.ids is not None else [None] * len(rows.texts)
     labels = rows.labels if rows.labels is not None else [None] * len(rows.texts)
     yield from gather(
-        Bad(row.number, reason) if (reason := _fault(row, limit)) else row
+        Bad(row.number, reason) if (reason := fault(row, limit)) else row
         for row in map(Row, rows.numbers, rows.texts, ids, labels)
     )
 
 
-def _clean(values: Sequence[str | None] | None, limit: int, *, optional: bool = False) -> bool:
-    """Whether nothing can be wrong with any of these; a hundred times as fast as asking one by one."""
-    if values is None:
-        return True
-    strings = [value for value in values if value] if optional else [value or "" for value in values]
-    together = "\n".join(strings)
-    if "\0" in together or not all(map(str.strip, strings)):
-        return False
-    # A character has at most four bytes.
-    if max(map(len, strings), default=0) > limit // 4:
-        return False
-    return together.isascii() or _surrogate(together) is None
-
-
-def _fault(row: Row, limit: int) -> str | None:
+def fault(row: Row, limit: int) -> str | None:
     """What is wrong with a row, or None."""
     for what, value in (("text", row.text), ("id", row.id), ("label", row.label)):
         if value is None:
@@ -61,6 +47,20 @@ def _fault(row: Row, limit: int) -> str | None:
         if len(value.encode()) > limit:
             return too_long(what, limit)
     return None
+
+
+def _clean(values: Sequence[str | None] | None, limit: int, *, optional: bool = False) -> bool:
+    """Whether nothing can be wrong with any of these; a hundred times as fast as asking one by one."""
+    if values is None:
+        return True
+    strings = [value for value in values if value] if optional else [value or "" for value in values]
+    together = "\n".join(strings)
+    if "\0" in together or not all(map(str.strip, strings)):
+        return False
+    # A character has at most four bytes.
+    if max(map(len, strings), default=0) > limit // 4:
+        return False
+    return together.isascii() or _surrogate(together) is None
 
 
 def _surrogate(value: str) -> int | None:

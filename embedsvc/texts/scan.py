@@ -86,10 +86,7 @@ class Scan:
 
 
 _HINT_SKIP = "Use --on-error skip to leave such rows out; they are then listed in rejected.jsonl beside the output."
-_HINT_ENCODING = (
-    "Convert the file if all of it is in another encoding: iconv -f WINDOWS-1252 -t UTF-8. Or use --on-error skip to "
-    "leave such rows out; they are then listed in rejected.jsonl beside the output."
-)
+_HINT_ENCODING = f"If the whole file is in another encoding, convert it: iconv -f WINDOWS-1252 -t UTF-8. {_HINT_SKIP}"
 
 
 def scan(

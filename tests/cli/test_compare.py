@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click import UsageError
 from click.testing import CliRunner
 
 from embedsvc import ReadOptions, Settings, extract_files
@@ -120,6 +121,10 @@ def test_neighbors_of_a_new_text(made):
     assert len(told["variants"]["pre_dropout.inference"]["hits"]) == 2
     alone = run("neighbors", made / "set", "w1 w2 w3", "-k", "2", "--variants", "pre_dropout.inference")
     assert "Nothing gained, nothing lost." in alone
+    few = ("-k", "2", "--variants", "pre_dropout.inference")
+    assert run("neighbors", made / "set", "--text", "w1 w2 w3", *few) == alone
+    with pytest.raises(UsageError, match="the text is given twice"):
+        run("neighbors", made / "set", "w1", "--text", "w1 w2 w3", *few)
 
 
 @pytest.mark.parametrize("arguments", [("compare", "set", *FAST), ("neighbors", "set", "--id", "t3")])
