@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -226,6 +227,7 @@ def compare(
     sample: int = 1_000,
     seed: int = 0,
     graphs: Graphs | None = None,
+    told: Callable[[str], object] = lambda step: None,
 ) -> Comparison:
     """Compare every two variants of a set, or of two sets of the same texts.
 
@@ -256,6 +258,8 @@ def compare(
         Of all draws; a set's own masks are drawn by its own seed.
     graphs : Graphs, optional
         Of this set, to use instead of searching again; not with `other`.
+    told : callable
+        Is told each pair as its turn comes.
 
     Raises
     ------
@@ -307,11 +311,11 @@ def compare(
             f"{duplicates:,} texts have the very vector of another in {work.sides[0].name}; which of equals are "
             "neighbours is arbitrary"
         )
-    pairs = [
-        measure_pair(work, i, j, tuple(dict.fromkeys(measures)))
-        for i in range(len(work.sides))
-        for j in range(i + 1, len(work.sides))
-    ]
+    pairs = []
+    every = list(combinations(range(len(work.sides)), 2))
+    for number, (i, j) in enumerate(every, 1):
+        told(f"Pair {number} of {len(every)}: {work.sides[i].name} × {work.sides[j].name}")
+        pairs.append(measure_pair(work, i, j, tuple(dict.fromkeys(measures))))
     return Comparison(
         variants=tuple(side.name for side in sides),
         pairs=tuple(pairs),

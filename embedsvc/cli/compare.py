@@ -75,6 +75,7 @@ _DEFAULT = "cka,procrustes,rsa,cosine,knn_overlap,second_order_cosine"  # `compa
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of all draws.")
 @click.option("--scores", type=click.Path(), metavar="PATH", help="Write per-text scores to a Parquet file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def compare(path: str, other: str | None, **options: Any) -> None:  # noqa: ANN401 - click's own
     """Compare variants pair by pair, beside what dropout alone would do and what chance gives.
 
@@ -82,6 +83,7 @@ def compare(path: str, other: str | None, **options: Any) -> None:  # noqa: ANN4
     """
     from embedsvc import comparison
     from embedsvc.cli.options import split
+    from embedsvc.cli.progress import steps
     from embedsvc.embeddings import EmbeddingSet
     from embedsvc.errors import SettingsError
 
@@ -101,6 +103,7 @@ def compare(path: str, other: str | None, **options: Any) -> None:  # noqa: ANN4
         n_simulations=options["simulations"],
         sample=options["sample"],
         seed=options["seed"],
+        told=steps(quiet=options["quiet"]),
     )
     if options["scores"]:
         from embedsvc.scores import write_scores

@@ -20,7 +20,7 @@ _MARKS = {"kept": " ", "gained": "+", "lost": "-"}
 @click.command(epilog='Example:  embedsvc neighbors reviews.parquet "a dull film" -k 5')
 @click.argument("path", type=click.Path(), metavar="SET")
 @click.argument("text", required=False)
-@click.option("--text", "named", hidden=True)  # what people try first
+@click.option("--text", "named", metavar="TEXT", help="The new text, as the argument.")
 @click.option("--id", "text_id", metavar="ID", help="A text of the set, instead of a new one.")
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Neighbours in each variant.")
 @click.option("--variants", metavar="A,B,…", help="The first is the reference. [default: one of each kind]")

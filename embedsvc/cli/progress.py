@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from embedsvc.manifest import Manifest
 from embedsvc.streaming import Progress
 
-__all__ = ["reporter"]
+__all__ = ["reporter", "steps"]
 
 _PLAIN_SECONDS = 10.0  # between plain lines: a log of an hour's run stays readable
 
@@ -28,6 +28,11 @@ def reporter(*, quiet: bool) -> Iterator[Started | None]:
             yield started
     else:
         yield _plain
+
+
+def steps(*, quiet: bool) -> Callable[[str], object]:
+    """What an analysis of several steps tells as each begins."""
+    return (lambda step: None) if quiet else (lambda step: print(f"{step} …", file=sys.stderr, flush=True))
 
 
 def _plain(rows: int, manifest: Manifest) -> Progress:

@@ -89,11 +89,13 @@ def report(
     panel says what it rests on; docs/report.md has the list.
     """
     from embedsvc.cli.options import split
+    from embedsvc.cli.progress import steps
     from embedsvc.cli.tables import print_text
     from embedsvc.embeddings import EmbeddingSet
     from embedsvc.reporting.renderers import render
     from embedsvc.reporting.run import report
 
+    told = steps(quiet=quiet)
     found = report(
         EmbeddingSet.read(path),
         other=EmbeddingSet.read(other) if other else None,
@@ -105,10 +107,9 @@ def report(
         clusters="auto" if isinstance(clusters, str) else clusters,
         cluster_method=cluster_method,
         map_method=map_method,
-        told=(lambda step: None) if quiet else (lambda step: click.echo(f"{step} …", err=True)),
+        told=told,
     )
-    if not quiet:
-        click.echo("Writing …", err=True)
+    told("Writing")
     written = render(found, out, also=split(also))
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False))

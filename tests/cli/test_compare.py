@@ -33,7 +33,7 @@ def made(tmp_path_factory):
 
 
 def run(*arguments):
-    return CliRunner().invoke(cli, [*map(str, arguments)], catch_exceptions=False, standalone_mode=False).output
+    return CliRunner().invoke(cli, [*map(str, arguments)], catch_exceptions=False, standalone_mode=False).stdout
 
 
 def test_it_prints_a_table_for_each_pair(made):
@@ -93,6 +93,19 @@ def test_the_default_metrics_are_those_of_the_function():
     from embedsvc.cli import compare
 
     assert tuple(compare._DEFAULT.split(",")) == DEFAULT_METRICS
+
+
+def test_it_tells_each_pair_on_stderr_unless_it_shall_be_quiet(made):
+    names = "pre_dropout.inference,post_dropout.training.0,post_dropout.head.0"
+    command = ["compare", str(made / "set"), *FAST, "--measures", "cka", "--variants", names]
+    told = CliRunner().invoke(cli, command)
+    assert told.stderr.splitlines() == [
+        "Pair 1 of 3: pre_dropout.inference × post_dropout.training.0 …",
+        "Pair 2 of 3: pre_dropout.inference × post_dropout.head.0 …",
+        "Pair 3 of 3: post_dropout.training.0 × post_dropout.head.0 …",
+    ]
+    quiet = CliRunner().invoke(cli, [*command, "-q"])
+    assert (quiet.stdout, quiet.stderr) == (told.stdout, "")
 
 
 def test_a_k_that_is_no_number_is_refused(made):
