@@ -28,6 +28,8 @@ def markdown(report: Report) -> str:
         f"seed {report.seed}.",
         "",
     ]
+    if facts.about_copies:
+        lines += [facts.about_copies, ""]
     lines += [f"**{_plain(report.verdict.headline)}**", ""]
     for finding in report.verdict.findings:
         lines += [f"## {finding.title} (effect: {finding.effect})", "", _plain(finding.sentences[0]), ""]

@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What set the report is of: where it was read, its model, head, mask seed and sources."""
+    """What set the report is of: where it was read, its model, head, mask seed, sources, and texts it holds again."""
 
     path: str
     model: str
@@ -43,6 +43,7 @@ class Facts:
     mask_seed: int | None
     sources: tuple[str, ...]
     notes: tuple[str, ...]
+    n_copies: int
 
     @classmethod
     def of(cls, embeddings: EmbeddingSet, path: str) -> Facts:
@@ -58,6 +59,18 @@ class Facts:
             mask_seed=manifest.seed,
             sources=tuple(str(source.get("name")) for source in manifest.sources),
             notes=tuple(manifest.model.notes),
+            n_copies=len(embeddings) - len(set(embeddings.texts)),
+        )
+
+    @property
+    def about_copies(self) -> str:
+        """A sentence on texts that are there more than once; empty if none is."""
+        if not self.n_copies:
+            return ""
+        copies = "1 text is a copy" if self.n_copies == 1 else f"{self.n_copies:,} texts are copies"
+        return (
+            f"{copies} of another, word for word. Each is counted, and in inference mode it is its original's nearest "
+            "neighbour. Extract without them if they are no texts of their own."
         )
 
 

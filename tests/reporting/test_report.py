@@ -64,6 +64,18 @@ def test_without_labels_classification_says_so(tmp_path):
     assert "probe" not in tables(found)
 
 
+def test_texts_that_are_there_twice_are_counted(tmp_path, small_report):
+    pre, _ = blobs(60)
+    words = [f"a text {row % 57}" for row in range(60)]
+    found = report(make_set(tmp_path / "set", pre, words=words), seed=3, passes=4, map_method="pca")
+    assert found.to_json()["set"]["n_copies"] == 3
+    render(found, tmp_path / "page.html", also=("markdown",))
+    told = "3 texts are copies of another, word for word."
+    assert told in (tmp_path / "page.html").read_text("utf-8")
+    assert told in (tmp_path / "page.md").read_text("utf-8")
+    assert small_report.facts.about_copies == ""
+
+
 def test_many_labels_are_cross_validated_once(tmp_path, monkeypatch):
     embeddings = build(tmp_path, 60)
     assert report(embeddings, seed=3, passes=4, map_method="pca").probe.repeats == 4
