@@ -207,7 +207,7 @@ STEP_KEYS: Mapping[str, tuple[Key, ...]] = {
         Key("also", "names", None, "also"),
         _VARIANTS,
         Key("k", "whole", 10, "k", least=1),
-        Key("passes", "whole", 100, "passes", least=2),
+        Key("passes", "whole", None, "passes", least=2),
         Key("clusters", "whole or auto", "auto", "clusters", least=2),
         Key("cluster-method", "text", "kmeans", "cluster_method"),
         Key("map-method", "text", None, "map_method"),

@@ -79,7 +79,7 @@ class Analyses:
         self._absent: dict[str, str] = {}
 
     def run(
-        self, *, passes: int, clusters: int | Literal["auto"], cluster_method: str, map_method: str | None
+        self, *, passes: int | None, clusters: int | Literal["auto"], cluster_method: str, map_method: str | None
     ) -> Analyzed:
         """All of them; an error of ours leaves one out."""
 
@@ -88,7 +88,6 @@ class Analyses:
             return made, self._attempt("stability", "Drawing passes", lambda: self._stability(passes, made))
 
         with _lanes() as lane:
-            # The map first: it takes longest, in one thread.
             mapping = lane(lambda: self._projections(map_method))
             comparing = lane(lambda: self._attempt("similarity", "Comparing variants", self._comparison))
             clustering = lane(clustered_then_varied)
@@ -136,16 +135,16 @@ class Analyses:
             method=method,
             k=k,
             variants=self.names,
-            n_resamples=20 if self.few else 10,
+            n_resamples=20 if self.few else 5,
             n_passes=10 if self.few else 5,
             max_texts=None if self.few else _TEXTS_A_CLUSTER * (_MOST_CLUSTERS if isinstance(k, str) else k),
             seed=self.seed,
         )
 
-    def _stability(self, passes: int, clustering: Clustering | None) -> Stability:
+    def _stability(self, passes: int | None, clustering: Clustering | None) -> Stability:
         return stability(
             self.embeddings,
-            passes=passes,
+            passes=passes or (100 if self.few else 50),
             k=self.k,
             neighbor_passes=_NEIGHBOR_PASSES,
             cluster_passes=0,
@@ -197,11 +196,11 @@ class Analyses:
 
 @contextmanager
 def _lanes() -> Iterator[Callable[[Callable[[], T]], Future[T]]]:
-    """Two analyses at a time, each in a thread; what takes a processor for itself leaves the other to the rest.
+    """All analyses at once, each in a thread: what waits for a lock or runs Python leaves the processors to the rest.
 
     What is set for the whole process is set here, around them: two threads would set it back in any order.
     """
-    with one_thread(), silenced(module=r"umap\."), ThreadPoolExecutor(2) as pool:
+    with one_thread(), silenced(module=r"umap\."), ThreadPoolExecutor(4) as pool:
         try:
             yield pool.submit
         except BaseException:

@@ -32,7 +32,7 @@ def report(
     variants: Sequence[str] | None = None,
     seed: int = 0,
     k: int = 10,
-    passes: int = 100,
+    passes: int | None = None,
     clusters: int | Literal["auto"] = "auto",
     cluster_method: str = "kmeans",
     map_method: str | None = None,
@@ -60,7 +60,7 @@ def report(
     k : int
         Neighbours compared; at most a fifth of the texts.
     passes : int
-        Head passes drawn for dropout variability.
+        Head passes drawn for dropout variability; 100 by default, above 5,000 texts 50.
     clusters : int or "auto"
     cluster_method : str
         A name in `CLUSTERERS`.
