@@ -1,5 +1,6 @@
 """Engines and precisions: chosen as documented, and as near to the reference as stated."""
 
+import resource
 import subprocess
 import sys
 from importlib import util
@@ -63,6 +64,28 @@ def test_the_last_layer_of_cls_alone_is_that_of_the_reference(engine, pass_):
     taps = ("cls", "pooled_output")
     for tap, vectors in runner.run(IDS, keys=KEYS, taps=taps, pass_=pass_).items():
         np.testing.assert_allclose(vectors, expected[tap], atol=1e-5, err_msg=tap)
+
+
+@needs_openvino
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_shapes_that_never_come_again_are_not_kept_for_ever():
+    """200 lengths more took 490 MB where every kernel was kept, and take 80."""
+
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+    config = CONFIG | {"max_position_embeddings": 512}
+    weights = read_weights(make_tensors(config), read_config(config, Path("folder")), Path("folder"))
+    runner = BertRunner(read_config(config, Path("folder")), weights, engine="openvino", precision=Precision.FLOAT32)
+
+    def run(lengths) -> None:
+        for length in lengths:
+            runner.run([np.full(length, 7, np.int32)], keys=KEYS[:1], taps=["pooled_output"], pass_=Pass())
+
+    run([510, *range(100, 300)])
+    before = resident()
+    run(range(300, 500))
+    assert resident() - before < 200
 
 
 def test_a_reduced_precision_is_refused_by_tensorflow():
