@@ -54,3 +54,24 @@ def test_the_number_of_rows_at_a_time_decides_nothing(monkeypatch):
     monkeypatch.setattr(module, "_CELLS", 16 * 500)
     for before, after in zip(whole, nearest(points, points, 9, own=np.arange(500)), strict=True):
         assert np.allclose(before, after, atol=1e-6)
+
+
+@pytest.mark.parametrize("crowded", [20, 0])
+def test_all_points_find_what_each_finds_alone(monkeypatch, crowded):
+    """Cosines shared by two points, with rows of too few candidates, copies, and the way back if too many pass."""
+    monkeypatch.setattr(module, "_TRIED", 100)
+    monkeypatch.setattr(module, "_SHARED", (1000, 1000))
+    monkeypatch.setattr(module, "_CROWDED", crowded)
+    monkeypatch.setattr(module, "_CELLS", 70 * 1000)
+    rng = np.random.default_rng(3)
+    points = rng.standard_normal((1000, 12)).astype(np.float32)
+    points[::10] = points[:1] + 0.01 * rng.standard_normal((100, 12))
+    points[[7, 90, 304]] = points[5]
+    points = unit_rows(points)
+    indices, distances = nearest(points, points, 120, own=np.arange(1000))
+    truth = cdist(points.astype(float), points.astype(float), "cosine")
+    np.fill_diagonal(truth, np.inf)
+    assert np.allclose(distances, np.sort(truth, axis=1)[:, :120], atol=1e-6)
+    assert np.allclose(np.take_along_axis(truth, indices.astype(int), axis=1), distances, atol=1e-6)
+    assert all(len(set(row)) == 120 for row in indices.tolist())
+    assert indices[5, :3].tolist() == [7, 90, 304]
