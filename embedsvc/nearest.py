@@ -10,6 +10,8 @@ Where every point is a query, the cosine of two is computed once for both.
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -77,11 +79,14 @@ def _nearest_of_all(points: Vectors, k: int, rows: int) -> tuple[Indices, Distan
     n = len(points)
     least = np.empty(n, np.float32)
     some = points[:: max(1, n // _TRIED)].T
+    crowded = threading.Event()
 
     def guess(start: int) -> None:
         least[start : start + rows] = _guess(points[start : start + rows] @ some, k, n)
 
     def pass_on(start: int) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]] | None:
+        if crowded.is_set():
+            return None
         stop = min(start + rows, n)
         cosines = points[start:stop] @ points[start:].T
         height, width = cosines.shape
@@ -91,6 +96,7 @@ def _nearest_of_all(points: Vectors, k: int, rows: int) -> tuple[Indices, Distan
         own = np.flatnonzero(cosines >= least[start:stop, None])
         other = np.flatnonzero(cosines >= below)
         if len(own) + len(other) > _CROWDED * (k + n // _TRIED) * rows:
+            crowded.set()
             return None
         (row, column), (from_row, from_column) = np.divmod(own, width), np.divmod(other, width)
         return (
@@ -102,7 +108,7 @@ def _nearest_of_all(points: Vectors, k: int, rows: int) -> tuple[Indices, Distan
     starts = range(0, n, rows)
     threads.each(guess, starts)
     passed = [part for part in threads.each(pass_on, starts) if part is not None]
-    if len(passed) < len(starts):
+    if crowded.is_set():
         return None
     row, column, cosine = (np.concatenate(parts) for parts in zip(*passed, strict=True))
     pairs = coo_array((cosine, (row, column)), shape=(n, n)).tocsr()
