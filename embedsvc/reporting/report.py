@@ -67,10 +67,12 @@ class Facts:
         """A sentence on texts that are there more than once; empty if none is."""
         if not self.n_copies:
             return ""
-        copies = "1 text is a copy" if self.n_copies == 1 else f"{self.n_copies:,} texts are copies"
+        copies = (
+            "1 text is a copy of another" if self.n_copies == 1 else f"{self.n_copies:,} texts are copies of others"
+        )
         return (
-            f"{copies} of another, word for word. Each is counted, and in inference mode it is its original's nearest "
-            "neighbour. Extract without them if they are no texts of their own."
+            f"{copies}, word for word. Each is counted, and in inference mode copies are one another's nearest neighbours. "
+            "Extract without them if they are no texts of their own."
         )
 
 

@@ -70,7 +70,7 @@ def test_texts_that_are_there_twice_are_counted(tmp_path, small_report):
     found = report(make_set(tmp_path / "set", pre, words=words), seed=3, passes=4, map_method="pca")
     assert found.to_json()["set"]["n_copies"] == 3
     render(found, tmp_path / "page.html", also=("markdown",))
-    told = "3 texts are copies of another, word for word."
+    told = "3 texts are copies of others, word for word."
     assert told in (tmp_path / "page.html").read_text("utf-8")
     assert told in (tmp_path / "page.md").read_text("utf-8")
     assert small_report.facts.about_copies == ""
