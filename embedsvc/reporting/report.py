@@ -71,8 +71,8 @@ class Facts:
             "1 text is a copy of another" if self.n_copies == 1 else f"{self.n_copies:,} texts are copies of others"
         )
         return (
-            f"{copies}, word for word. Each is counted, and in inference mode copies are one another's nearest neighbours. "
-            "Extract without them if they are no texts of their own."
+            f"{copies}, word for word. Each is counted, and in inference mode copies are one another's nearest "
+            "neighbours. Extract without them if they are no texts of their own."
         )
 
 
