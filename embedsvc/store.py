@@ -196,7 +196,7 @@ class Store:
         if begun.identity != self.manifest.identity:
             raise StoreError(f"{self._folder} was taken over by another run", "Let no other run work in that folder.")
         with disk_errors(self._folder):
-            self._remove_litter()
+            _remove_litter(entries(self._folder))
         n_rejected = self._write_rejected(rejected)
         manifest = replace(
             self.manifest,
@@ -270,7 +270,8 @@ class Store:
     def _take_stock(self) -> None:
         """Keep the parts of this run that are whole, remove torn ones and temporary files."""
         with disk_errors(self._folder):
-            for entry in entries(self._folder):
+            found = entries(self._folder)
+            for entry in found:
                 index = index_of(entry.name)
                 if index is not None:
                     done = check_part(entry, index, self.manifest)
@@ -279,21 +280,16 @@ class Store:
                     else:
                         entry.unlink()
                         self.damaged += (entry.name,)
-            self._remove_litter()
-
-    def _remove_litter(self) -> None:
-        """Remove temporary files: of an earlier run, or of a process killed beside this one while it wrote a part."""
-        for entry in entries(self._folder):
-            if _is_litter(entry.name) and not is_lock(entry.name):
-                entry.unlink(missing_ok=True)
+            _remove_litter(found)
 
     def _remove_own(self) -> None:
         """Empty the folder of a run whose file is finished, the manifest last; what others put there stays."""
         with disk_errors(self._folder):
-            for entry in entries(self._folder):
+            found = entries(self._folder)
+            for entry in found:
                 if index_of(entry.name) is not None:
                     entry.unlink()
-            self._remove_litter()
+            _remove_litter(found)
             (self._folder / MANIFEST).unlink(missing_ok=True)
 
     def _raise_mismatch(self, found: Manifest, place: str) -> None:
@@ -331,6 +327,13 @@ class Store:
             with disk_errors(path):
                 path.unlink()
         return count
+
+
+def _remove_litter(found: Iterable[Place]) -> None:
+    """Remove temporary files: of an earlier run, or of a process killed beside this one while it wrote a part."""
+    for entry in found:
+        if _is_litter(entry.name) and not is_lock(entry.name):
+            entry.unlink(missing_ok=True)
 
 
 def _is_litter(name: str) -> bool:

@@ -142,9 +142,11 @@ class Analyses:
         )
 
     def _stability(self, passes: int | None, clustering: Clustering | None) -> Stability:
+        if passes is None:
+            passes = 100 if self.few else 50
         return stability(
             self.embeddings,
-            passes=passes or (100 if self.few else 50),
+            passes=passes,
             k=self.k,
             neighbor_passes=_NEIGHBOR_PASSES,
             cluster_passes=0,

@@ -59,7 +59,7 @@ def report(
         Of everything that is drawn, but the masks of the set.
     k : int
         Neighbours compared; at most a fifth of the texts.
-    passes : int
+    passes : int, optional
         Head passes drawn for dropout variability; 100 by default, above 5,000 texts 50.
     clusters : int or "auto"
     cluster_method : str
