@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from embedsvc.colors import BLUE, GREY, GROUPS, RED, ramp
 from embedsvc.reporting.panels import Flow, Group, Matrix, flow_ends, ribbons
-from embedsvc.reporting.style import FONT, ON_GROUND, plain, sheet
+from embedsvc.reporting.style import FONT, ON_GROUND, hover, plain, sheet
 from embedsvc.variability import Curve
 
 __all__ = ["curve_chart", "flow_chart", "follow_maps", "group_chart", "matrix_chart"]
@@ -29,10 +29,11 @@ def matrix_chart(matrices: Sequence[Matrix]) -> dict[str, Any]:
     plot = figure(
         name="matrix", x_range=names, y_range=names[::-1], height=120 + 52 * len(names), min_width=280,
         sizing_mode="stretch_width", toolbar_location=None, tools="", title=_title(matrices[0].measure),
-        tooltips=[("pair", "@a, @b"), ("observed", "@value{0.000}"), ("95%", "@interval"), ("mask alone", "@expected"),
-                  ("null, 95%", "@null")],
     )  # fmt: skip
-    plot.rect("a", "b", 0.96, 0.94, source=source, fill_color="color", line_color=None)
+    cells = plot.rect("a", "b", 0.96, 0.94, source=source, fill_color="color", line_color=None)
+    tips = [("pair", "@a, @b"), ("observed", "@value{0.000}"), ("95%", "@interval"), ("mask alone", "@expected"),
+            ("null, 95%", "@null")]  # fmt: skip
+    plot.add_tools(hover(tips, renderers=[cells]))
     plot.text("a", "b", "word", source=source, text_color="ink", text_align="center", text_baseline="middle",
               text_font={"value": FONT}, text_font_size="13px")  # fmt: skip
     plain(plot)
@@ -78,7 +79,7 @@ def _cells(matrix: Matrix) -> dict[str, list[Any]]:
 
 def flow_chart(flows: Sequence[Flow]) -> dict[str, Any]:
     """Ribbons from the clusters of one variant to those of another, any two of them, one pair at a time."""
-    from bokeh.models import ColumnDataSource, CustomJS, HoverTool, Select
+    from bokeh.models import ColumnDataSource, CustomJS, Select
     from bokeh.plotting import figure
 
     drawn = {f"{flow.reference} {flow.variant}": _flow(flow) for flow in flows}
@@ -97,7 +98,7 @@ def flow_chart(flows: Sequence[Flow]) -> dict[str, Any]:
         hover_fill_alpha=0.8,
     )  # fmt: skip
     tips = [("from", "@left"), ("to", "@right"), ("texts", "@count (@share of its cluster)")]
-    plot.add_tools(HoverTool(renderers=[patches], tooltips=tips))
+    plot.add_tools(hover(tips, renderers=[patches]))
     plot.quad("start", "end", top="top", bottom="bottom", source=sources["blocks"], fill_color=GREY, line_color=None)
     words = plot.text(
         "x", "y", "label", source=sources["blocks"], text_align="align", text_baseline="middle",
@@ -192,7 +193,7 @@ def _cut(flow: Mapping[str, Any]) -> dict[str, Any]:
 
 def group_chart(groups: Sequence[Group], what: str) -> Any:  # noqa: ANN401
     """Mean change of every group with its interval; of excess change, the line is what the mask alone does."""
-    from bokeh.models import ColumnDataSource, HoverTool, Span
+    from bokeh.models import ColumnDataSource, Span
     from bokeh.plotting import figure
 
     labels = [_group_label(group) for group in groups]
@@ -217,7 +218,7 @@ def group_chart(groups: Sequence[Group], what: str) -> Any:  # noqa: ANN401
     plot.segment("low", "label", "high", "label", source=source, line_color="color", line_width=3)
     dots = plot.scatter("mean", "label", source=source, size=10, fill_color="color", line_color=None)
     tips = [("group", "@name"), ("texts", "@n"), ("mean", "@mean{0.000}"), ("95%", "@low{0.000} to @high{0.000}")]
-    plot.add_tools(HoverTool(renderers=[dots], tooltips=tips))
+    plot.add_tools(hover(tips, renderers=[dots]))
     plot.add_layout(Span(location=0, dimension="height", line_color=GREY, line_dash="dashed", line_width=2))
     plain(plot)
     return plot

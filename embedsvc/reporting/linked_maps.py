@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc.reporting.style import OUTSIDE, plain, wide
+from embedsvc.reporting.style import OUTSIDE, hover, plain, wide
 
 __all__ = ["linked_maps"]
 
@@ -54,7 +54,6 @@ def _frames(maps: Maps, spaces: Mapping[str, str]) -> dict[str, dict[str, tuple[
 def _map(source: Any, name: str, title: str, frame: Mapping[str, tuple[float, float]]) -> Any:  # noqa: ANN401
     from bokeh.models import (
         BoxZoomTool,
-        HoverTool,
         LassoSelectTool,
         PanTool,
         Range1d,
@@ -65,7 +64,7 @@ def _map(source: Any, name: str, title: str, frame: Mapping[str, tuple[float, fl
     from bokeh.plotting import figure
 
     lasso = LassoSelectTool(continuous=False)
-    # Placeholders are escaped by Bokeh; a long text is cut by the style, not twice in the file.
+    # A long text is cut by the style, not twice in the file; copies lie in one place, by the hundred.
     tip = '<div style="max-width:320px;max-height:8.5em;overflow:hidden"><b>@id</b><br>@text</div>'
     plot = figure(
         name=name,
@@ -76,7 +75,7 @@ def _map(source: Any, name: str, title: str, frame: Mapping[str, tuple[float, fl
         x_range=Range1d(*frame["x"]),
         y_range=Range1d(*frame["y"]),
         # Not WebGL: without a graphics card it takes 4 s to draw 100,000 texts again, the plain canvas 1 s.
-        tools=[lasso, PanTool(), WheelZoomTool(), BoxZoomTool(), TapTool(), ResetTool(), HoverTool(tooltips=tip)],
+        tools=[lasso, PanTool(), WheelZoomTool(), BoxZoomTool(), TapTool(), ResetTool(), hover(tip, limit=3)],
         active_drag=lasso,
         active_scroll=None,  # the wheel scrolls the page until the tool is chosen
         toolbar_location="above",

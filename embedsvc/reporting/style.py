@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["FONT", "ON_GROUND", "OUTSIDE", "decimals", "follow_dark_mode", "plain", "sheet", "wide"]
+__all__ = ["FONT", "ON_GROUND", "OUTSIDE", "decimals", "follow_dark_mode", "hover", "plain", "sheet", "wide"]
 
 _LIGHT_INK, _DARK_INK = "#434a54", "#c9d1d9"
 _LIGHT_GROUND, _DARK_GROUND = "#ffffff", "#11151b"  # those of the page
@@ -58,6 +59,25 @@ def sheet() -> Any:  # noqa: ANN401 - a Bokeh model
 def wide() -> dict[str, Any]:
     """Settings of a widget that takes the width it is given."""
     return {"sizing_mode": "stretch_width", "stylesheets": [sheet()]}
+
+
+def hover(content: str | Sequence[tuple[str, str]], **settings: Any) -> Any:  # noqa: ANN401 - a Bokeh model
+    """A tool that tells of what is pointed at, in a box that the page styles: Bokeh puts it at the end of the body.
+
+    Parameters
+    ----------
+    content : str or sequence of (str, str)
+        As HTML, or names and values; columns as Bokeh writes them (``@id``), which escapes what they hold.
+    **settings
+        Of Bokeh's `HoverTool`.
+    """
+    from bokeh.models import HoverTool
+
+    if not isinstance(content, str):
+        line = '<div><span style="color:var(--quiet)">{}:</span> {}</div>'
+        content = "".join(line.format(name, value) for name, value in content)
+    # Beside the pointer Bokeh lets a box stick out of a narrow screen, above and below it does not.
+    return HoverTool(tooltips=content, attachment="vertical", **settings)
 
 
 def decimals(extent: float) -> str:

@@ -61,6 +61,23 @@ class Page:
         mouse.up()
         self.page.wait_for_timeout(200)
 
+    def point_at(self, row: int, side: str = "map_a") -> Any:
+        """The box that shows when the pointer is on a text of a map."""
+        place = self.ask(
+            """
+            const [side, row] = argument, view = Bokeh.index.find_one(model(side)), {data} = model("texts")
+            view.el.scrollIntoView({block: "center", behavior: "instant"})
+            const {left, top} = view.canvas_view.el.getBoundingClientRect(), {x_scale, y_scale} = view.frame
+            return [left + x_scale.compute(data[`${side}_x`][row]), top + y_scale.compute(data[`${side}_y`][row])]
+            """,
+            [side, row],
+        )
+        self.page.wait_for_timeout(200)
+        self.page.mouse.move(place[0] - 3, place[1])
+        self.page.mouse.move(*place, steps=3)
+        self.page.wait_for_timeout(300)
+        return self.page.locator(".bk-Tooltip")
+
     @property
     def selected(self) -> list[int]:
         return sorted(self.ask("return Array.from(model('texts').selected.indices)"))
@@ -114,22 +131,7 @@ def test_texts_are_shown_and_never_run(opened, small_report):
     opened.page.wait_for_timeout(500)
     cells = opened.page.locator(".slick-cell").all_inner_texts()
     assert set(HOSTILE) <= set(cells)
-    # The tooltip as well: point at a hostile text.
-    place = opened.ask(
-        """
-        const at = argument, view = Bokeh.index.find_one(model("map_a"))
-        view.el.scrollIntoView({block: "center", behavior: "instant"})
-        const {left, top} = view.canvas_view.el.getBoundingClientRect(), data = model("texts").data
-        const x = data.map_a_x[at], y = data.map_a_y[at]
-        return [left + view.frame.x_scale.compute(x), top + view.frame.y_scale.compute(y)]
-        """,
-        first.index(HOSTILE[1]),
-    )
-    opened.page.wait_for_timeout(200)
-    opened.page.mouse.move(place[0] - 3, place[1])
-    opened.page.mouse.move(*place, steps=3)
-    opened.page.wait_for_timeout(400)
-    assert HOSTILE[1] in opened.page.locator("div[style*='max-width:320px']").inner_text()
+    assert HOSTILE[1] in opened.point_at(first.index(HOSTILE[1])).locator(".bk-tooltip-content").inner_text()
     assert opened.page.title() == "set: embedsvc report"
     assert opened.complaints == []
 
@@ -299,6 +301,15 @@ def test_the_page_follows_the_colour_scheme(chromium, report_file, scheme, tmp_p
     drawn = page.ask("return model('map_a').background_fill_color")
     assert drawn == {"light": "#ffffff", "dark": "#11151b"}[scheme]
     page.page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
+    colors = "box => [getComputedStyle(box).backgroundColor, getComputedStyle(box).color]"
+    assert (
+        page.point_at(40).evaluate(colors)
+        == {
+            "light": ["rgb(255, 255, 255)", "rgb(31, 38, 48)"],
+            "dark": ["rgb(17, 21, 27)", "rgb(221, 227, 234)"],
+        }[scheme]
+    )
+    page.page.screenshot(path=tmp_path / f"{scheme}-hover.png")
     assert page.complaints == []
     page.page.close()
 
@@ -311,6 +322,27 @@ def test_a_narrow_screen_stacks_the_maps_and_nothing_sticks_out(chromium, report
     assert b["left"] == pytest.approx(a["left"], abs=2)
     assert page.page.evaluate("document.documentElement.scrollWidth") <= 390
     page.page.close()
+
+
+@pytest.mark.parametrize("side", ["map_a", "map_b"])
+def test_on_a_narrow_screen_what_is_pointed_at_is_shown_whole(chromium, report_file, side, tmp_path):
+    page = Page(chromium, report_file, width=390)
+    x, y = (page.ask(f"return Array.from(model('texts').data.{side}_{axis})") for axis in "xy")
+    ends = {each(range(len(at)), key=at.__getitem__) for at in (x, y) for each in (min, max)}
+    for row in ends:
+        box = page.point_at(row, side).bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= 900
+        page.page.screenshot(path=tmp_path / f"{row}.png")
+    page.page.close()
+
+
+def test_many_texts_in_one_place_are_not_all_shown(opened):
+    opened.ask("model('texts').data.map_a_x.fill(0); model('texts').data.map_a_y.fill(0); model('texts').change.emit()")
+    opened.page.wait_for_timeout(300)
+    assert opened.point_at(0).locator("b").count() == 3
 
 
 def test_without_javascript_everything_but_the_maps_can_be_read(chromium, report_file, small_report):
