@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from embedsvc import masks, plots
 from embedsvc.colors import BLUE, RED
 from embedsvc.columns import Arrays, Held, Parquet, Source
-from embedsvc.errors import SettingsError, StoreError, UnknownVariantError
+from embedsvc.errors import SettingsError, StoreError, UnknownVariantError, did_you_mean
 from embedsvc.manifest import Manifest, summarise
 from embedsvc.results import Columns, Result, pandas_frame, polars_frame
 from embedsvc.storage import Place, place
@@ -329,13 +328,12 @@ class EmbeddingSet(Result):
     def _unknown(self, name: str) -> UnknownVariantError:
         tap, _, rest = name.rpartition(".head.")
         near = [each for each in self.variants if each.startswith(f"{name}.")]  # a tap, or a mode without its pass
-        near = near or difflib.get_close_matches(name, self.variants, n=1, cutoff=0.8)
         if rest.isdecimal() and f"{tap}.inference" in self and tap != "logits" and tap != "post_dropout":
             guess = f"Head mode leaves the encoder as it is: take {tap}.inference. "
         elif rest.isdecimal() and tap in ("post_dropout", "logits") and self.manifest.seed is None:
             guess = "Head passes need a seed, and this run had none: extract with --modes inference,head --seed 0. "
         else:
-            guess = f"Did you mean {near[0]!r}? " if near else ""
+            guess = did_you_mean(name, near[:1] or self.variants, cutoff=0 if near else 0.8)
         return UnknownVariantError(
             f"{self.path} holds no variant {name!r}", f"{guess}It holds: {summarise(self.variants)}"
         )

@@ -23,6 +23,8 @@ EmbedsvcError                    one clear problem, and a hint that says what to
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "DegenerateInputError",
     "DuplicateIdError",
@@ -43,6 +45,7 @@ __all__ = [
     "UnknownVariantError",
     "UnreachableError",
     "UnsafeModelError",
+    "did_you_mean",
 ]
 
 
@@ -143,3 +146,27 @@ class MissingExtraError(EmbedsvcError):
         return cls(
             f"this needs the package {package!r}, which is not installed", f'Run: pip install "embedsvc[{extra}]"'
         )
+
+
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """How a hint begins where a name is not known: the known one most like it, or nothing.
+
+    Parameters
+    ----------
+    name : str
+        What was given.
+    known : iterable of str
+        What it could have been; upper and lower case are taken as alike.
+    cutoff : float, default 0.6
+        How alike the two must be, in [0, 1], by `difflib.SequenceMatcher.ratio`.
+
+    Returns
+    -------
+    str
+        ``"Did you mean 'inference'? "``, with the blank for what follows; empty if nothing is like it.
+    """
+    from difflib import get_close_matches  # here, since every --help loads this module
+
+    folded = {each.casefold(): str(each) for each in known}
+    near = get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
+    return f"Did you mean {folded[near[0]]!r}? " if near else ""

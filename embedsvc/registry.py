@@ -6,13 +6,12 @@ the names stays instant. Other packages add theirs through the entry-point group
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar, cast
 
-from embedsvc.errors import UnknownNameError
+from embedsvc.errors import UnknownNameError, did_you_mean
 
 __all__ = ["Registry"]
 
@@ -49,8 +48,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if name not in self._entries:
             self._read_plugins()
         if name not in self._entries:
-            near = difflib.get_close_matches(name, self._entries, n=1)
-            guess = f"Did you mean {near[0]!r}? " if near else ""
+            guess = did_you_mean(name, self._entries)
             raise UnknownNameError(
                 f"no {self.kind} named {name!r}", f"{guess}Known: {', '.join(sorted(self._entries))}"
             )

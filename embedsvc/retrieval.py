@@ -13,7 +13,7 @@ from embedsvc import plots
 from embedsvc.colors import BLUE, GREY, RED
 from embedsvc.comparison import DEFAULT_VARIANTS
 from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
-from embedsvc.errors import ModelError, SettingsError
+from embedsvc.errors import ModelError, SettingsError, did_you_mean
 from embedsvc.knn import Metric, neighbor_graph
 from embedsvc.results import Columns, Result
 from embedsvc.types import Pass, Text, Variant, Vectors
@@ -245,10 +245,7 @@ def _member(embeddings: EmbeddingSet, text_id: str) -> tuple[int, Text]:
     try:
         row = embeddings.ids.index(text_id)
     except ValueError:
-        import difflib
-
-        near = difflib.get_close_matches(text_id, embeddings.ids[:10_000], n=1)
-        guess = f"Did you mean {near[0]!r}? " if near else ""
+        guess = did_you_mean(text_id, embeddings.ids[:10_000])
         raise SettingsError(
             f"{embeddings.path} holds no text with the id {text_id!r}",
             f"{guess}Its ids look like {', '.join(map(repr, embeddings.ids[:3]))}.",

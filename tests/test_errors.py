@@ -5,9 +5,9 @@ import re
 import pytest
 
 from embedsvc import errors
-from embedsvc.errors import EmbedsvcError, MissingExtraError, UnknownNameError
+from embedsvc.errors import EmbedsvcError, MissingExtraError, UnknownNameError, did_you_mean
 
-CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass)]
+CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, EmbedsvcError)]
 
 
 def drawn_tree() -> dict[str, str | None]:
@@ -29,7 +29,7 @@ def test_the_docstring_draws_the_tree_as_it_is():
 
 
 def test_every_error_is_exported():
-    assert set(errors.__all__) == {cls.__name__ for cls in CLASSES}
+    assert {cls.__name__ for cls in CLASSES} <= set(errors.__all__)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -58,3 +58,12 @@ def test_a_missing_extra_names_the_command_that_installs_it():
     assert str(error) == (
         "this needs the package 'keras_hub', which is not installed\nRun: pip install \"embedsvc[kerashub]\""
     )
+
+
+def test_a_slip_is_answered_with_the_known_name_most_like_it():
+    known = ["inference", "training", "Label"]
+    assert did_you_mean("trainin", known) == "Did you mean 'training'? "
+    assert did_you_mean("LABEL", known) == "Did you mean 'Label'? "
+    assert did_you_mean("weather", known) == ""
+    assert did_you_mean("train", known, cutoff=0.9) == ""
+    assert did_you_mean("anything", []) == ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from embedsvc.errors import did_you_mean
+
 __all__ = ["CommandGroup"]
 
 
@@ -17,12 +19,10 @@ class CommandGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            import difflib  # here, since every --help loads this module
-
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            if not near or "did you mean" in error.message.lower():
+            guess = did_you_mean(args[0], self.list_commands(ctx)).rstrip()
+            if not guess or "did you mean" in error.message.lower():
                 raise
-            raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
+            raise click.UsageError(f"{error.message} {guess}", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List every command with its sentence."""

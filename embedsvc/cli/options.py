@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from embedsvc.errors import SettingsError
+from embedsvc.errors import SettingsError, did_you_mean
 from embedsvc.types import Mode
 
 __all__ = ["parse_modes", "split"]
@@ -26,8 +24,7 @@ def parse_modes(value: str) -> tuple[Mode, ...]:
     names = split(value)
     unknown = [name for name in names if name not in set(Mode)]
     if unknown or not names:
-        near = difflib.get_close_matches(unknown[0], list(Mode), n=1, cutoff=0.5) if unknown else []
-        guess = f"Did you mean {str(near[0])!r}? " if near else ""
+        guess = did_you_mean(unknown[0], Mode, cutoff=0.5) if unknown else ""
         raise SettingsError(
             f"--modes is {value!r}", f"{guess}Expected one or more of: {', '.join(Mode)}, separated by commas."
         )

@@ -6,14 +6,13 @@ parameter of the public function behind it.
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from embedsvc.errors import SettingsError
+from embedsvc.errors import SettingsError, did_you_mean
 
 __all__ = ["JOB_KEYS", "STEP_KEYS", "Key", "unknown_key"]
 
@@ -229,8 +228,7 @@ JOB_KEYS: tuple[Key, ...] = (
 def unknown_key(name: str, known: Iterable[str], where: str) -> SettingsError:
     """The error for a key that does not exist."""
     names = list(known)
-    near = difflib.get_close_matches(name.replace("_", "-"), names, n=1)
-    guess = f"Did you mean {near[0]!r}? " if near else ""
+    guess = did_you_mean(name.replace("_", "-"), names)
     return SettingsError(f"{where}: there is no key {name!r}", f"{guess}Known: {', '.join(names)}")
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from embedsvc.errors import ModelFormatError, SettingsError
+from embedsvc.errors import ModelFormatError, SettingsError, did_you_mean
 from embedsvc.models.base import Encoder, LoadOptions
 from embedsvc.models.engines import AUTO, Precision
 from embedsvc.models.quiet import import_tensorflow
@@ -117,8 +116,7 @@ def recognise(path: Path) -> str:
     if not path.exists():
         from embedsvc.models.safety.hugging_face import DOWNLOAD
 
-        near = difflib.get_close_matches(str(path), catalog.MODELS, n=1)
-        guess = f"Did you mean {near[0]!r}? " if near else ""
+        guess = did_you_mean(str(path), catalog.MODELS)
         raise ModelFormatError(
             f"no model named {str(path)!r}, and no such file or folder",
             f"{guess}Named models: {', '.join(catalog.MODELS)}. Or give a path, or scheme:location with a scheme out "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from embedsvc.errors import InputError, SettingsError
+from embedsvc.errors import InputError, SettingsError, did_you_mean
 from embedsvc.registry import Registry
 
 __all__ = [
@@ -218,12 +217,9 @@ def choose_columns(present: Sequence[str], name: str, options: ReadOptions) -> C
 def no_such_column(name: str, column: str, flag: str, present: Iterable[str]) -> InputError:
     """The error for a column that is not there."""
     names = list(present)
-    folded = {each.casefold(): each for each in names}
-    near = difflib.get_close_matches(column.casefold(), folded, n=1)
-    guess = f"Did you mean {listed([folded[near[0]]])}? " if near else ""
     return InputError(
         f"{name}: there is no column {column!r}; it has: {listed(names) or 'no columns'}",
-        f"{guess}Name the right one with --{flag}-column.",
+        f"{did_you_mean(column, names)}Name the right one with --{flag}-column.",
     )
 
 

@@ -20,12 +20,11 @@ arXiv:1512.05287. Semeniuta, Severyn & Barth (2016), "Recurrent Dropout without 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from embedsvc.errors import SettingsError
+from embedsvc.errors import SettingsError, did_you_mean
 from embedsvc.types import check_rate
 
 __all__ = ["KINDS", "SYSTEMS", "RecurrentDropout", "parse_policy"]
@@ -149,8 +148,7 @@ def parse_policy(text: str) -> RecurrentDropout:
 def _check_name(name: str) -> None:
     known = [*KINDS, *_FLAGS, *SYSTEMS]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        guess = f"Did you mean {near[0]!r}? " if near else ""
+        guess = did_you_mean(name, known)
         raise SettingsError(f"no recurrent dropout is called {name!r}", f"{guess}Known: {', '.join(known)}")
 
 
