@@ -481,8 +481,8 @@ def test_the_id_of_a_rejected_row_is_free(tmp_path):
 
 def test_a_missing_id_is_a_bad_row(tmp_path):
     assert rejected_of(write(tmp_path / "x.csv", "id,text\n,a\n ,b\nx,c\n"), id_column="id") == [
-        (1, "the id is missing"),
-        (2, "the id is blank"),
+        (1, "the id is missing (line 2 of the file)"),
+        (2, "the id is blank (line 3 of the file)"),
     ]
     objects = [{"id": None, "text": "a"}, {"text": "b"}, {"id": "", "text": "c"}, {"id": [1], "text": "c"}]
     assert rejected_of(write_rows(tmp_path / "x.jsonl", [*objects, {"id": 0, "text": "d"}]), id_column="id") == [
@@ -578,10 +578,11 @@ def test_parquet_strings_that_are_not_utf8_are_bad_rows(tmp_path):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_blank_texts_and_nul_characters_are_bad_rows(tmp_path, suffix):
     rows = [{"text": text, "n": "1"} for text in ("good", " \u3000", "a\0b")]
-    line = " (line 3 of the file)" if suffix in (".csv", ".tsv") else ""
+    # Records of a table are numbered by record; editors show lines.
+    lines = [" (line 3 of the file)", " (line 4 of the file)"] if suffix in (".csv", ".tsv") else ["", ""]
     assert rejected_of(write_rows(tmp_path / f"x{suffix}", rows)) == [
-        (2, f"the text is blank{line}"),
-        (3, "the text has a NUL character at position 2"),
+        (2, f"the text is blank{lines[0]}"),
+        (3, f"the text has a NUL character at position 2{lines[1]}"),
     ]
 
 

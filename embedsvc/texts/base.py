@@ -93,6 +93,7 @@ class Row(NamedTuple):
     text: str
     id: str | None = None  # None without an id column; "" where the row's id is missing
     label: str | None = None
+    line: int | None = None  # of the file, where rows are not numbered by lines already
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +109,15 @@ class Rows:
         None without an id column.
     labels : sequence of (str or None), or None
         None where no row has a label.
+    lines : sequence of int, or None
+        1-based lines of the file on which the rows begin; None where they are the numbers, or there are none.
     """
 
     numbers: Sequence[int]
     texts: Sequence[str]
     ids: Sequence[str] | None = None
     labels: Sequence[str | None] | None = None
+    lines: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +182,8 @@ def gather(rows: Iterable[Row | Bad]) -> Iterator[Rows | Bad]:
 
 def _run(rows: Sequence[Row]) -> Iterator[Rows]:
     if rows:
-        numbers, texts, ids, labels = zip(*rows, strict=True)
-        yield Rows(numbers, texts, None if ids[0] is None else ids, labels)
+        numbers, texts, ids, labels, lines = zip(*rows, strict=True)
+        yield Rows(numbers, texts, None if ids[0] is None else ids, labels, None if lines[0] is None else lines)
 
 
 class Columns(NamedTuple):

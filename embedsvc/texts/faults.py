@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from embedsvc.texts.base import Bad, Row, Rows, gather
 from embedsvc.texts.lines import too_long
 
-__all__ = ["checked", "fault"]
+__all__ = ["checked", "on_line"]
 
 
 def checked(rows: Rows, limit: int) -> Iterator[Rows | Bad]:
@@ -24,14 +24,19 @@ def checked(rows: Rows, limit: int) -> Iterator[Rows | Bad]:
         return
     ids: Sequence[str | None] = rows.ids if rows.ids is not None else [None] * len(rows.texts)
     labels = rows.labels if rows.labels is not None else [None] * len(rows.texts)
+    lines: Sequence[int | None] = rows.lines if rows.lines is not None else [None] * len(rows.texts)
     yield from gather(
-        Bad(row.number, reason) if (reason := fault(row, limit)) else row
-        for row in map(Row, rows.numbers, rows.texts, ids, labels)
+        Bad(row.number, on_line(reason, row.line)) if (reason := _fault(row, limit)) else row
+        for row in map(Row, rows.numbers, rows.texts, ids, labels, lines)
     )
 
 
-def fault(row: Row, limit: int) -> str | None:
-    """What is wrong with a row, or None."""
+def on_line(fault: str, line: int | None) -> str:
+    """What is wrong, and where in the file: records are numbered, editors show lines."""
+    return fault if line is None else f"{fault} (line {line} of the file)"
+
+
+def _fault(row: Row, limit: int) -> str | None:
     for what, value in (("text", row.text), ("id", row.id), ("label", row.label)):
         if value is None:
             continue

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedsvc.errors import InputError
 from embedsvc.texts.base import Bad, Columns, Reader, ReadOptions, Row, Rows, as_label, choose_columns, gather
-from embedsvc.texts.faults import fault
+from embedsvc.texts.faults import on_line
 from embedsvc.texts.lines import LongLine, not_utf8, numbered_lines, too_long
 
 if TYPE_CHECKING:
@@ -69,17 +69,7 @@ def _records(stream: io.BufferedIOBase, name: str, options: ReadOptions, delimit
             yield Bad(number, lines.fault)
             continue
         label = None if label_at is None else record[label_at]
-        row = Row(number, record[text_at], None if id_at is None else record[id_at], label or None)
-        # The caller checks rows, but only here their lines are known; what spreadsheets leave is cells without a text.
-        if (not row.text or row.text.isspace()) and (reason := fault(row, options.max_text_bytes)):
-            yield Bad(number, _on_line(reason, first_line))
-        else:
-            yield row
-
-
-def _on_line(fault: str, line: int) -> str:
-    """Records are numbered, editors show lines."""
-    return f"{fault} (line {line} of the file)"
+        yield Row(number, record[text_at], None if id_at is None else record[id_at], label or None, first_line)
 
 
 def _csv_reason(error: csv.Error) -> str:
@@ -110,7 +100,7 @@ class _Lines:
 
     def note(self, fault: str, line: int) -> None:
         # The first fault tends to explain the others.
-        self.fault = self.fault or _on_line(fault, line)
+        self.fault = self.fault or on_line(fault, line)
 
     def __iter__(self) -> Iterator[str]:
         for number, line in itertools.chain(self._first, self._lines):
