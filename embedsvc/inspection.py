@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from embedsvc import masks, plots
+from embedsvc import plots
 from embedsvc.losses import Ending, Fit, fit
 from embedsvc.models.base import Encoder, LoadOptions
-from embedsvc.models.observation import OBSERVED_TEXT, Observable, Observation, observe_head
+from embedsvc.models.observation import Observable, Observation, observe_head, observed_tokens
 from embedsvc.results import Columns, Result
 from embedsvc.types import DropoutSite, Mode, ModelSpec, Pass, Vectors
 
@@ -71,6 +71,8 @@ class Inspection(Result):
         Whether they belong together.
     notes : tuple of str
         What the user should know besides.
+    family : str
+        Whose encoder it is (BERT, DistilBERT …), where the fast runner runs it; else "".
     """
 
     spec: ModelSpec
@@ -78,11 +80,15 @@ class Inspection(Result):
     ending: Ending
     fit: Fit
     notes: tuple[str, ...]
+    family: str = ""
 
     def _facts(self) -> dict[str, object]:
         spec, ending = self.spec, self.ending
         fits = {True: "yes", False: "NO", None: "cannot say"}[self.fit.fits]
-        facts: dict[str, object] = {"model": spec.uri, "taps": len(spec.taps), "dropouts": len(self.sites)}
+        facts: dict[str, object] = {"model": spec.uri}
+        if self.family:
+            facts["family"] = self.family
+        facts |= {"taps": len(spec.taps), "dropouts": len(self.sites)}
         facts |= {"reads tokens": spec.max_tokens, "masks": spec.masks, "classes": ending.units}
         return facts | {"loss fits the head": f"{fits}: {self.fit.what}"}
 
@@ -114,6 +120,7 @@ class Inspection(Result):
         return {
             "model": self.spec.uri,
             "digest": self.spec.digest,
+            "family": self.family,
             "max_tokens": self.spec.max_tokens,
             "masks": self.spec.masks,
             "taps": dict(self.spec.taps),
@@ -147,7 +154,7 @@ def inspect(model: str | Encoder, options: LoadOptions | None = None) -> Inspect
     sites = tuple(_site(site, seen.get(site.path), _masks(encoder, site)) for site in spec.sites)
     ending = getattr(encoder, "ending", Ending())
     notes = (*spec.notes, *getattr(encoder, "remarks", ()), *_surprises(spec.sites, sites), *_outputs(encoder, sites))
-    return Inspection(spec, sites, ending, fit(ending), notes)
+    return Inspection(spec, sites, ending, fit(ending), notes, getattr(encoder, "family", ""))
 
 
 def _site(site: DropoutSite, seen: Observation | None, kind_of_masks: Literal["keyed", "positional"]) -> InspectedSite:
@@ -195,10 +202,11 @@ def _surprises(declared: Sequence[DropoutSite], sites: Sequence[InspectedSite]) 
 
 def _outputs(encoder: Encoder, sites: Sequence[InspectedSite]) -> list[str]:
     """Whether the encoder as a whole moves when it should: for any loader, also one that cannot be watched."""
-    tokens, keys = encoder.tokenize([OBSERVED_TEXT]), masks.row_keys([OBSERVED_TEXT])
+    observed = observed_tokens(encoder)
 
     def pre(pass_: Pass) -> Vectors:
-        return np.asarray(encoder.encode(tokens, keys=keys, taps=["pre_dropout"], pass_=pass_)["pre_dropout"])
+        encoded = encoder.encode(observed.pieces, keys=observed.keys, taps=["pre_dropout"], pass_=pass_)
+        return np.asarray(encoded["pre_dropout"])
 
     still = pre(Pass())
     if not np.array_equal(still, pre(Pass())):

@@ -55,6 +55,7 @@ def _print(found: Inspection) -> None:
     print_pairs(
         [
             ("model", f"{spec.uri} ({spec.digest[:12]})"),
+            *([("family", found.family)] if found.family else []),
             ("taps", ", ".join(taps)),
             ("reads", "texts of any length" if spec.max_tokens is None else f"up to {spec.max_tokens:,} tokens"),
             ("masks", spec.masks),

@@ -37,7 +37,7 @@ __all__ = ["train"]
     default="minilm-l6",
     show_default=True,
     metavar="URI",
-    help="A name (see `embedsvc models`), a Hugging Face BERT folder, or scheme:location.",
+    help="A name (see `embedsvc models`), a Hugging Face folder, or scheme:location.",
 )
 @click.option("--dropout", type=float, default=0.1, show_default=True, metavar="RATE", help="Of the head.")
 @click.option("--freeze-encoder", is_flag=True, help="Train the head alone, on vectors that are computed once.")

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from embedsvc.head import Head
 from embedsvc.losses import Ending
 from embedsvc.models import engines
 from embedsvc.models.engines import Batch, Masks, Precision
-from embedsvc.models.observation import OBSERVED_TEXT, Observation, Seen, observe
+from embedsvc.models.observation import Observation, Seen, observe, observed_tokens
 from embedsvc.models.wordpiece import WordPiece
 from embedsvc.types import DropoutSite, Mode, ModelSpec, Pass, Tokens, Vectors
 
@@ -35,12 +35,50 @@ __all__ = ["BertConfig", "BertEncoder", "BertRunner", "Weights", "draw_masks", "
 
 Weights = Mapping[str, NDArray[np.float32]]
 
+# Left out of a digest: a BERT had its digest, and sets were made with it, before others differed from it here.
+_BERTS_OWN = [("drops_attended", True), ("pooler_activation", "tanh"), ("pooler_rate", None)]
 _MASKED = np.float32(-1e9)  # added to the scores of keys that are padding: their softmax is exactly 0 in float32
+
+
+class Place(NamedTuple):
+    """A dropout site of the encoder, and where its masks are.
+
+    Attributes
+    ----------
+    path, rate, kind
+        See `DropoutSite`.
+    row : int
+        Of `Masks.attention` or `Masks.hidden`, as the kind says.
+    first_only : bool
+        Whether it drops units of a row's first token alone.
+    """
+
+    path: str
+    rate: float
+    row: int
+    kind: Literal["unit", "attention"] = "unit"
+    first_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BertConfig:
-    """Shape and rates of a BERT encoder."""
+    """Shape and rates of a BERT encoder, or of one that is BERT but for what is said here.
+
+    Attributes
+    ----------
+    n_layers, n_heads, width, intermediate : int
+    max_positions : int
+        Longest row of tokens.
+    norm_epsilon : float
+    activation : {"gelu", "gelu_tanh", "relu"}
+        Of the layers.
+    hidden_rate, attention_rate : float
+    drops_attended : bool
+        Whether a layer drops units of its attention's output too (DistilBERT does not).
+    pooler_activation : {"tanh", "relu"}
+    pooler_rate : float or None
+        Of a dropout before the pooler, where there is one (RoBERTa's classifiers).
+    """
 
     n_layers: int
     n_heads: int
@@ -51,18 +89,38 @@ class BertConfig:
     activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
     hidden_rate: float = 0.1
     attention_rate: float = 0.1
+    drops_attended: bool = True
+    pooler_activation: Literal["tanh", "relu"] = "tanh"
+    pooler_rate: float | None = None
+
+    @property
+    def attended_rate(self) -> float:
+        """Rate of the dropout of an attention's output; 0 where there is none."""
+        return self.hidden_rate if self.drops_attended else 0.0
+
+    @property
+    def hidden_rows(self) -> int:
+        """Rows of `Masks.hidden`."""
+        return 1 + 2 * self.n_layers + (self.pooler_rate is not None)
+
+    def places(self) -> list[Place]:
+        """Every dropout site of the encoder; the k-th, from 1, has the number k in the keys of its masks."""
+        found = [Place("embeddings/dropout", self.hidden_rate, 0)]
+        for layer in range(self.n_layers):
+            name, row = f"layer.{layer}", 1 + 2 * layer
+            found.append(Place(f"{name}/attention/probabilities/dropout", self.attention_rate, layer, "attention"))
+            if self.drops_attended:
+                found.append(Place(f"{name}/attention/output/dropout", self.hidden_rate, row))
+            found.append(Place(f"{name}/output/dropout", self.hidden_rate, row + 1))
+        if self.pooler_rate is not None:
+            found.append(Place("pooler/dropout", self.pooler_rate, 1 + 2 * self.n_layers, first_only=True))
+        return found
 
     def sites(self, head_rate: float) -> tuple[DropoutSite, ...]:
         """Every dropout site; a site's place in the tuple is its number in the keys of its masks."""
-        encoder = [DropoutSite("embeddings/dropout", self.hidden_rate)]
-        for layer in range(self.n_layers):
-            encoder += [
-                DropoutSite(f"layer.{layer}/attention/probabilities/dropout", self.attention_rate, kind="attention"),
-                DropoutSite(f"layer.{layer}/attention/output/dropout", self.hidden_rate),
-                DropoutSite(f"layer.{layer}/output/dropout", self.hidden_rate),
-            ]
-        live = tuple(site if site.rate else replace(site, modes=()) for site in encoder)
-        return (DropoutSite("head/dropout", head_rate, (Mode.TRAINING, Mode.HEAD)), *live)
+        live = (Mode.TRAINING,)
+        encoder = [DropoutSite(path, rate, live if rate else (), kind) for path, rate, _, kind, _ in self.places()]
+        return (DropoutSite("head/dropout", head_rate, (Mode.TRAINING, Mode.HEAD)), *encoder)
 
 
 class BertRunner:
@@ -147,27 +205,28 @@ class BertRunner:
         """
         lengths, keys = np.array([len(ids)], dtype=np.int32), np.ones(1, dtype=np.uint64)
         batch = pack([ids], lengths)
-        names = [site.path for site in self.config.sites(0.0)[1:]]
+        places = self.config.places()
+        taps = ("pooled_output", "mean") if self.has_pooler else ("mean",)
         how = "the output under this site's mask alone"
 
         def run(mode: Mode, number: int) -> dict[str, Seen]:
             if not mode.stochastic:  # the graph of inference has no masks
-                return {name: Seen(False, None, False, how) for name in names}
+                return {place.path: Seen(False, None, False, how) for place in places}
             hidden, attention = draw_masks(self.config, lengths, keys, Pass(mode, number, 0))
             all_kept = Masks(np.ones_like(hidden), np.ones_like(attention))
-            still = self._engine.run(batch, all_kept, ("mean",))["mean"]
+            still = self._engine.run(batch, all_kept, taps)
             found = {}
-            for at, name in enumerate(names):
-                layer, part = divmod(at - 1, 3)
-                alone = [array.copy() for array in all_kept]
-                if at and part == 0:
-                    alone[1][layer] = attention[layer]
-                    mask = attention[layer, 0].swapaxes(0, 1)  # (steps, heads, steps)
+            for place in places:
+                alone = Masks(*(array.copy() for array in all_kept))
+                if place.kind == "attention":
+                    alone.attention[place.row] = attention[place.row]
+                    mask = attention[place.row, 0].swapaxes(0, 1)  # (steps, heads, steps)
                 else:
-                    row = 0 if at == 0 else 2 * layer + part
-                    alone[0][row] = mask = hidden[row]  # (steps, width)
-                changed = not np.array_equal(self._engine.run(batch, Masks(*alone), ("mean",))["mean"], still)
-                found[name] = Seen(changed, mask.reshape(len(mask), 1, -1).astype(np.float32), True, how)
+                    alone.hidden[place.row] = hidden[place.row]
+                    mask = hidden[place.row, : 1 if place.first_only else None]  # (steps, width)
+                moved = self._engine.run(batch, alone, taps)
+                changed = any(not np.array_equal(moved[tap], still[tap]) for tap in taps)
+                found[place.path] = Seen(changed, mask.reshape(len(mask), 1, -1).astype(np.float32), True, how)
             return found
 
         return observe(run)
@@ -178,6 +237,8 @@ class BertEncoder:
 
     Attributes
     ----------
+    family : str
+        Whose encoder it is, as people write it: BERT, DistilBERT …
     inference_by_tokens : bool
         Inference vectors are a function of the tokens alone, so that repeated texts can share them.
     """
@@ -194,8 +255,10 @@ class BertEncoder:
         pre_dropout: str = "pooled_output",
         notes: tuple[str, ...] = (),
         ending: Ending | None = None,
+        family: str = "BERT",
     ) -> None:
         self.head = head
+        self.family = family
         self.ending = ending or Ending()
         self.engine, self.precision = runner.engine, runner.precision
         self._runner = runner
@@ -227,8 +290,8 @@ class BertEncoder:
 
     def observe(self) -> list[Observation]:
         """See `Observable`."""
-        assert (ids := self.tokenize([OBSERVED_TEXT]).ids) is not None
-        return self._runner.observe(self._tokenizer.with_special(ids[0][: self._runner.config.max_positions - 2]))
+        assert (ids := observed_tokens(self).pieces.ids) is not None
+        return self._runner.observe(self._tokenizer.with_special(ids[0]))
 
     def encode(
         self, tokens: Tokens, *, keys: NDArray[np.uint64], taps: Sequence[str], pass_: Pass
@@ -244,25 +307,20 @@ class BertEncoder:
 def draw_masks(config: BertConfig, lengths: NDArray[np.int32], keys: NDArray[np.uint64], pass_: Pass) -> Masks:
     """Which units stay at every site of the encoder, for one batch."""
     seed, index = pass_.draw
-    n_layers, n_heads, width = config.n_layers, config.n_heads, config.width
     longest = int(lengths.max())
-    hidden = np.empty((1 + 2 * n_layers, int(lengths.sum()), width), dtype=np.bool_)
-    attention = np.zeros((n_layers, len(lengths), n_heads, longest, longest), dtype=np.bool_)
+    hidden = np.empty((config.hidden_rows, int(lengths.sum()), config.width), dtype=np.bool_)
+    attention = np.zeros((config.n_layers, len(lengths), config.n_heads, longest, longest), dtype=np.bool_)
     ends = np.cumsum(lengths)
     starts = ends - lengths
-    # In the order of BertConfig.sites: 1 the embeddings, then three a layer.
+    live = [(number, place) for number, place in enumerate(config.places(), 1) if place.rate]
     stream = masks.Stream(seed)
     for row, (key, start, n) in enumerate(zip(keys.tolist(), starts.tolist(), lengths.tolist(), strict=True)):
-        span = slice(start, start + n)
-        keep = partial(stream.keep_into, key=key, index=index)
-        if config.hidden_rate:
-            keep(hidden[0, span], site=1, rate=config.hidden_rate)
-            for layer in range(n_layers):
-                keep(hidden[1 + 2 * layer, span], site=3 + 3 * layer, rate=config.hidden_rate)
-                keep(hidden[2 + 2 * layer, span], site=4 + 3 * layer, rate=config.hidden_rate)
-        if config.attention_rate:
-            for layer in range(n_layers):
-                keep(attention[layer, row, :, :n, :n], site=2 + 3 * layer, rate=config.attention_rate)
+        for number, place in live:
+            if place.kind == "attention":
+                part = attention[place.row, row, :, :n, :n]
+            else:
+                part = hidden[place.row, start : start + (1 if place.first_only else n)]
+            stream.keep_into(part, key=key, site=number, index=index, rate=place.rate)
     return Masks(hidden, attention)
 
 
@@ -294,7 +352,8 @@ def fold(config: BertConfig, weights: Mapping[str, Any]) -> dict[str, Any]:
     Token type 0 goes into the positions, 1/sqrt(d) into the queries.
     """
     folded = dict(weights)
-    folded["position"] = folded["position"] + folded.pop("type")[0]
+    if "type" in folded:
+        folded["position"] = folded["position"] + folded.pop("type")[0]
     scale = np.ones(3 * config.width, dtype=np.float32)
     scale[: config.width] = 1.0 / np.sqrt(config.width // config.n_heads)
     for layer in range(config.n_layers):
@@ -305,7 +364,8 @@ def fold(config: BertConfig, weights: Mapping[str, Any]) -> dict[str, Any]:
 
 def _digest(config: BertConfig, weights: Weights) -> str:
     """SHA-256 (hex) over shape, rates and weights."""
-    digest = hashlib.sha256(repr(sorted(asdict(config).items())).encode())
+    said = [(name, value) for name, value in sorted(asdict(config).items()) if (name, value) not in _BERTS_OWN]
+    digest = hashlib.sha256(repr(said).encode())
     for name in sorted(weights):
         digest.update(f"{name} {weights[name].shape}".encode())
         digest.update(np.ascontiguousarray(weights[name], dtype="<f4").tobytes())

@@ -7,6 +7,7 @@ the batches, and a resumed run draws those of an unbroken one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from embedsvc import batching, masks
-from embedsvc.errors import ModelFormatError
 from embedsvc.head import Head
 from embedsvc.models import huggingface
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.bert import BertConfig, draw_masks, fold, pack
-from embedsvc.models.engines.tensorflow import forward_graph
+from embedsvc.models.engines.tensorflow import ACTIVATIONS, forward_graph
 from embedsvc.models.exports import export
 from embedsvc.models.network import Cached, Request
 from embedsvc.models.wordpiece import WordPiece
@@ -33,20 +33,31 @@ _INITIAL = 0.02  # standard deviation of BERT's first weights (Devlin et al. 201
 
 
 def build(location: str, request: Request) -> BertNetwork | HeadNetwork:
-    """A network from a Hugging Face BERT folder; its classifier, if it has one, is replaced by a new head.
+    """A network from a Hugging Face folder; its classifier, if it has one, is replaced by a new head.
+
+    Where it has no pooler, as a bare DistilBERT, it gets a new one.
 
     Raises
     ------
     ModelFormatError
-        If the folder cannot be loaded, or has no pooler.
+        If the folder cannot be loaded.
     """
     source = huggingface.read_folder(Path(location), request.head_file)
     if "pooler.kernel" not in source.weights:
-        raise ModelFormatError(
-            f"{location} has no pooler, and a classifier's head stands on one",
-            "Use a BertModel or BertForSequenceClassification folder.",
-        )
+        source = _with_pooler(source, request.seed)
     return HeadNetwork(source, request) if request.freeze else BertNetwork(source, request)
+
+
+def _with_pooler(source: huggingface.Folder, seed: int) -> huggingface.Folder:
+    pooler, width = source.family.poolers[0], source.config.width
+    # The second of the seed's streams: the first is the head's.
+    rng = np.random.Generator(np.random.Philox(seed).jumped())
+    kernel = (_INITIAL * rng.standard_normal((width, width))).astype(np.float32)
+    return replace(
+        source,
+        config=replace(source.config, pooler_activation=pooler.activation),
+        weights={**source.weights, "pooler.kernel": kernel, "pooler.bias": np.zeros(width, dtype=np.float32)},
+    )
 
 
 class _Head:
@@ -112,7 +123,7 @@ class BertNetwork(_Head):
         plain = [tf.TensorSpec([None], tf.int32)] * 6 + [tf.TensorSpec([None, 1, 1, None], tf.float32)]
         if not training:
             return plain
-        hidden = tf.TensorSpec([1 + 2 * config.n_layers, None, config.width], tf.bool)
+        hidden = tf.TensorSpec([config.hidden_rows, None, config.width], tf.bool)
         attention = tf.TensorSpec([config.n_layers, None, config.n_heads, None, None], tf.bool)
         return [*plain, hidden, attention, tf.TensorSpec([None, config.width], tf.bool)]
 
@@ -186,7 +197,8 @@ class HeadNetwork(_Head):
         """See `Network`."""
         x = inputs[0]
         if self._has_pooler:
-            x = tf.tanh(tf.matmul(x, self.weights["pooler.kernel"].value) + self.weights["pooler.bias"].value)
+            x = tf.matmul(x, self.weights["pooler.kernel"].value) + self.weights["pooler.bias"].value
+            x = ACTIVATIONS[self._source.config.pooler_activation](x)
         return self._apply_head(x, inputs[1] if training else None)
 
 

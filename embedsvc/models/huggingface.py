@@ -1,13 +1,14 @@
-"""Hugging Face BERT folders, safetensors only.
+"""Hugging Face folders of BERT and its families, safetensors only.
 
-BertModel, BertForSequenceClassification and sentence-transformers BERT: all run on the fast runner.
+Bare encoders, classifiers of texts and sentence-transformers models of them: all run on the fast runner. How a family
+names what it has: `families`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from embedsvc.losses import Ending
 from embedsvc.models import safety
 from embedsvc.models.base import LoadOptions
 from embedsvc.models.bert import BertConfig, BertEncoder, BertRunner, Weights
+from embedsvc.models.families import Family, family_of
 from embedsvc.models.safety.json_files import read_json
 from embedsvc.models.wordpiece import WordPiece, load_tokenizer
 
@@ -35,25 +37,23 @@ __all__ = [
     "write_head",
 ]
 
+_SIZES = ("n_layers", "n_heads", "width", "intermediate", "max_positions")
+_NUMBERS = ("norm_epsilon", "hidden_rate", "attention_rate")
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
-_DEFAULT_RATE = 0.1
-_HINT_OTHER = (
-    "This loader knows BERT. Presets of keras-hub (kerashub:) and Keras files (keras:) may have any architecture; "
-    "docs/models.md tells how."
-)
 
 HEAD_TENSORS = ("classifier.weight", "classifier.bias")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folder:
-    """What a Hugging Face BERT folder holds.
+    """What a Hugging Face folder holds.
 
     Attributes
     ----------
     path : Path
     data : mapping
         Of config.json.
+    family : Family
     config : BertConfig
     tensors : mapping of str to ndarray
         Under Hugging Face's names.
@@ -65,6 +65,7 @@ class Folder:
 
     path: Path
     data: dict[str, Any]
+    family: Family
     config: BertConfig
     tensors: dict[str, NDArray[np.float32]]
     weights: Weights
@@ -75,14 +76,14 @@ class Folder:
 def load(location: str, options: LoadOptions) -> BertEncoder:
     """A classifier from a folder with config.json, model.safetensors and vocab.txt or tokenizer.json.
 
-    The head is pooled_output → Dropout(classifier_dropout or hidden_dropout_prob) → classifier. Where the folder has
-    no classifier the head has no dense layer and offers no logits; where it has no pooler either, the head stands on
-    the [CLS] vector of the last layer.
+    The head is pooled_output → Dropout(the classifier's rate) → classifier. Where the folder has no classifier the
+    head has no dense layer and offers no logits; where it has no pooler either, the head stands on the first token's
+    vector of the last layer.
 
     Raises
     ------
     ModelFormatError
-        If the folder is no BERT, is torn, or holds pickled weights only.
+        If the folder is of no known family, is torn, or holds pickled weights only.
     """
     return encoder_of(read_folder(Path(location), options.head_file), options)
 
@@ -101,9 +102,15 @@ def read_folder(path: Path, head_file: Path | None = None) -> Folder:
     if head_file is not None:
         settings, found = read_head(head_file)
         data |= settings
-        tensors |= {(name if name in HEAD_TENSORS else _prefix(tensors) + name): found[name] for name in found}
-    config = read_config(data, path)
-    weights = read_weights(tensors, config, path)
+        prefix = family_of(data, path).prefix_in(tensors)
+        tensors |= {(name if name in HEAD_TENSORS else prefix + name): found[name] for name in found}
+    family = family_of(data, path)
+    config = read_config(data, family, path)
+    pooler = family.pooler_in(tensors)
+    if pooler is not None:
+        rate = _head_rate(data, family, config, path) if pooler.has_dropout else None
+        config = replace(config, pooler_activation=pooler.activation, pooler_rate=rate)
+    weights = read_weights(tensors, config, family, path)
     tokenizer = load_tokenizer(path)
     if tokenizer.size > len(weights["word"]):
         raise ModelFormatError(
@@ -111,14 +118,14 @@ def read_folder(path: Path, head_file: Path | None = None) -> Folder:
             "embeddings",
             "The vocabulary belongs to another model.",
         )
-    return Folder(path, data, config, tensors, weights, tokenizer, tuple(notes))
+    return Folder(path, data, family, config, tensors, weights, tokenizer, tuple(notes))
 
 
 def encoder_of(folder: Folder, options: LoadOptions) -> BertEncoder:
     """The encoder that runs what was read."""
     has_pooler = "pooler.kernel" in folder.weights
-    head = _read_head(folder.data, folder.tensors, folder.config, options, folder.path, has_pooler=has_pooler)
-    notes = folder.notes if head.kernel is not None else (*folder.notes, _untrained_note(folder.tensors, has_pooler))
+    head = _read_head(folder, options, has_pooler=has_pooler)
+    notes = folder.notes if head.kernel is not None else (*folder.notes, _untrained_note(folder))
     return BertEncoder(
         BertRunner(folder.config, folder.weights, engine=options.engine, precision=options.precision),
         folder.tokenizer,
@@ -127,53 +134,48 @@ def encoder_of(folder: Folder, options: LoadOptions) -> BertEncoder:
         pre_dropout="pooled_output" if has_pooler else "cls",
         notes=notes,
         ending=_ending(folder.data, head),
+        family=folder.family.name,
     )
 
 
-def read_config(data: dict[str, Any], folder: Path) -> BertConfig:
+def read_config(data: dict[str, Any], family: Family, folder: Path) -> BertConfig:
     """Shape and rates out of a config.json.
 
     Raises
     ------
     ModelFormatError
-        For another architecture, or one of BERT's rarer options that would give other vectors.
+        For one of BERT's rarer options that would give other vectors, or sizes that cannot be.
     """
-    kind = data.get("model_type")
-    if kind != "bert":
-        raise ModelFormatError(f"{folder}: config.json says model_type {kind!r}, expected 'bert'", _HINT_OTHER)
-    activation = data.get("hidden_act", "gelu")
+    keys = family.settings
+    activation = data.get(keys["activation"], "gelu")
     if activation not in _ACTIVATIONS:
-        raise ModelFormatError(f"{folder}: unknown hidden_act {activation!r}", f"Known: {', '.join(_ACTIVATIONS)}")
+        raise ModelFormatError(
+            f"{folder}: unknown {keys['activation']} {activation!r}", f"Known: {', '.join(_ACTIVATIONS)}"
+        )
     for key, usual in (("position_embedding_type", "absolute"), ("is_decoder", False), ("add_cross_attention", False)):
         if data.get(key, usual) != usual:
             raise ModelFormatError(f"{folder}: config.json says {key} {data[key]!r}, only {usual!r} is supported")
     try:
-        config = BertConfig(
-            n_layers=int(data["num_hidden_layers"]),
-            n_heads=int(data["num_attention_heads"]),
-            width=int(data["hidden_size"]),
-            intermediate=int(data["intermediate_size"]),
-            max_positions=int(data["max_position_embeddings"]),
-            norm_epsilon=float(data.get("layer_norm_eps", 1e-12)),
-            activation=_ACTIVATIONS[activation],  # type: ignore[arg-type]
-            hidden_rate=float(data.get("hidden_dropout_prob", _DEFAULT_RATE)),
-            attention_rate=float(data.get("attention_probs_dropout_prob", _DEFAULT_RATE)),
-        )
+        sizes: dict[str, Any] = {field: int(data[keys[field]]) for field in _SIZES}
+        numbers: dict[str, Any] = {field: float(data[keys[field]]) for field in _NUMBERS if keys.get(field) in data}
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFormatError(f"{folder}: config.json lacks or garbles {error}") from error
+    config = BertConfig(
+        **sizes,
+        **numbers,
+        activation=_ACTIVATIONS[activation],  # type: ignore[arg-type]
+        drops_attended=family.drops_attended,
+    )
     if config.n_heads <= 0 or config.width % config.n_heads:
         raise ModelFormatError(f"{folder}: width {config.width} cannot be split into {config.n_heads} heads")
     if config.n_layers <= 0:
-        raise ModelFormatError(f"{folder}: config.json says num_hidden_layers {config.n_layers}, expected at least 1")
-    for key, rate in (
-        ("hidden_dropout_prob", config.hidden_rate),
-        ("attention_probs_dropout_prob", config.attention_rate),
-    ):
-        _check_rate(rate, key, folder)
+        raise ModelFormatError(f"{folder}: config.json says {keys['n_layers']} {config.n_layers}, expected at least 1")
+    _check_rate(config.hidden_rate, keys["hidden_rate"], folder)
+    _check_rate(config.attention_rate, keys["attention_rate"], folder)
     return config
 
 
-def read_weights(tensors: dict[str, NDArray[np.float32]], config: BertConfig, folder: Path) -> Weights:
+def read_weights(tensors: dict[str, NDArray[np.float32]], config: BertConfig, family: Family, folder: Path) -> Weights:
     """Hugging Face's tensors under the names and in the orientation of `BertRunner`.
 
     Raises
@@ -181,58 +183,49 @@ def read_weights(tensors: dict[str, NDArray[np.float32]], config: BertConfig, fo
     ModelFormatError
         If a tensor is missing or of another shape than the config says.
     """
-    prefix = _prefix(tensors)
+    prefix, names = family.prefix_in(tensors), family.weights
     d, f = config.width, config.intermediate
 
     def tensor(name: str, *shape: int | None) -> NDArray[np.float32]:
-        value = tensors.get(prefix + name)
+        value = tensors.get(name)
         if value is None:
             # Checkpoints converted from TensorFlow 1 name the norms so.
             old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-            value = tensors.get(prefix + old)
+            value = tensors.get(old)
         if value is None:
-            raise ModelFormatError(
-                f"{folder}: model.safetensors has no tensor {prefix + name!r}", "Is the download whole?"
-            )
+            raise ModelFormatError(f"{folder}: model.safetensors has no tensor {name!r}", "Is the download whole?")
         if len(value.shape) != len(shape) or any(
             want not in (None, got) for want, got in zip(shape, value.shape, strict=True)
         ):
-            raise ModelFormatError(f"{folder}: {prefix + name} has shape {value.shape}, config.json implies {shape}")
+            raise ModelFormatError(f"{folder}: {name} has shape {value.shape}, config.json implies {shape}")
         return value
 
-    def norm(name: str, source: str) -> dict[str, NDArray[np.float32]]:
-        return {f"{name}.gamma": tensor(f"{source}.weight", d), f"{name}.beta": tensor(f"{source}.bias", d)}
+    def norm(ours: str, theirs: str) -> dict[str, NDArray[np.float32]]:
+        return {f"{ours}.gamma": tensor(f"{theirs}.weight", d), f"{ours}.beta": tensor(f"{theirs}.bias", d)}
 
-    def dense(name: str, source: str, n_in: int, n_out: int) -> dict[str, NDArray[np.float32]]:
+    def dense(ours: str, theirs: str, n_in: int, n_out: int) -> dict[str, NDArray[np.float32]]:
         return {
-            f"{name}.kernel": tensor(f"{source}.weight", n_out, n_in).T,
-            f"{name}.bias": tensor(f"{source}.bias", n_out),
+            f"{ours}.kernel": tensor(f"{theirs}.weight", n_out, n_in).T,
+            f"{ours}.bias": tensor(f"{theirs}.bias", n_out),
         }
 
+    rows = {"word": None, "position": config.max_positions, "type": None}
     weights = {
-        "word": tensor("embeddings.word_embeddings.weight", None, d),
-        "position": tensor("embeddings.position_embeddings.weight", config.max_positions, d),
-        "type": tensor("embeddings.token_type_embeddings.weight", None, d),
-    } | norm("embedding_norm", "embeddings.LayerNorm")
+        table: tensor(f"{prefix}{names[table]}.weight", size, d) for table, size in rows.items() if table in names
+    } | norm("embedding_norm", prefix + names["embedding_norm"])
     for i in range(config.n_layers):
-        source = f"encoder.layer.{i}"
-        parts = [dense(part, f"{source}.attention.self.{part}", d, d) for part in ("query", "key", "value")]
+        of = {part: prefix + name.format(i=i) for part, name in names.items()}
+        parts = [dense(part, of[part], d, d) for part in ("query", "key", "value")]
         for kind in ("kernel", "bias"):
             joined = [part[f"{name}.{kind}"] for part, name in zip(parts, ("query", "key", "value"), strict=True)]
             weights[f"layer.{i}.qkv.{kind}"] = np.concatenate(joined, axis=-1)
-        weights |= dense(f"layer.{i}.attention_out", f"{source}.attention.output.dense", d, d)
-        weights |= norm(f"layer.{i}.attention_norm", f"{source}.attention.output.LayerNorm")
-        weights |= dense(f"layer.{i}.ffn_in", f"{source}.intermediate.dense", d, f)
-        weights |= dense(f"layer.{i}.ffn_out", f"{source}.output.dense", f, d)
-        weights |= norm(f"layer.{i}.ffn_norm", f"{source}.output.LayerNorm")
-    if prefix + "pooler.dense.weight" in tensors:
-        weights |= dense("pooler", "pooler.dense", d, d)
-    return weights
-
-
-def _prefix(tensors: Mapping[str, object]) -> str:
-    """A classifier keeps its encoder under "bert.", a bare BertModel at the top."""
-    return "bert." if "bert.embeddings.word_embeddings.weight" in tensors else ""
+        weights |= dense(f"layer.{i}.attention_out", of["attention_out"], d, d)
+        weights |= norm(f"layer.{i}.attention_norm", of["attention_norm"])
+        weights |= dense(f"layer.{i}.ffn_in", of["ffn_in"], d, f)
+        weights |= dense(f"layer.{i}.ffn_out", of["ffn_out"], f, d)
+        weights |= norm(f"layer.{i}.ffn_norm", of["ffn_norm"])
+    pooler = family.pooler_in(tensors)
+    return weights if pooler is None else weights | dense("pooler", pooler.name, d, d)
 
 
 def write_head(path: Path, tensors: Mapping[str, NDArray[np.float32]], settings: Mapping[str, Any]) -> None:
@@ -252,30 +245,19 @@ def read_head(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]
         return json.loads(file.metadata()["config"]), tensors
 
 
-def _read_head(
-    data: dict[str, Any],
-    tensors: dict[str, NDArray[np.float32]],
-    config: BertConfig,
-    options: LoadOptions,
-    folder: Path,
-    *,
-    has_pooler: bool,
-) -> Head:
-    rate = options.rate
-    if rate is None:
-        rate = data.get("classifier_dropout")
-        if rate is None:  # transformers' rule: classifier_dropout, and where it is null the hidden rate
-            rate = config.hidden_rate
-        _check_rate(rate, "classifier_dropout", folder)
-    kernel, bias = tensors.get("classifier.weight"), tensors.get("classifier.bias")
+def _read_head(folder: Folder, options: LoadOptions, *, has_pooler: bool) -> Head:
+    data, family, width = folder.data, folder.family, folder.config.width
+    rate = _head_rate(data, family, folder.config, folder.path) if options.rate is None else options.rate
+    name = family.classifier
+    kernel, bias = folder.tensors.get(f"{name}.weight"), folder.tensors.get(f"{name}.bias")
     if kernel is None or not has_pooler:  # without a pooler the classifier is one of tokens
         return Head(rate)
-    if kernel.ndim != 2 or kernel.shape[1] != config.width:
+    if kernel.ndim != 2 or kernel.shape[1] != width:
         raise ModelFormatError(
-            f"{folder}: classifier.weight has shape {kernel.shape}, config.json implies (classes, {config.width})"
+            f"{folder.path}: {name}.weight has shape {kernel.shape}, config.json implies (classes, {width})"
         )
     if bias is not None and bias.shape != kernel.shape[:1]:
-        raise ModelFormatError(f"{folder}: classifier.bias has shape {bias.shape}, expected {kernel.shape[:1]}")
+        raise ModelFormatError(f"{folder.path}: {name}.bias has shape {bias.shape}, expected {kernel.shape[:1]}")
     names = data.get("id2label")
     numbers = [str(number) for number in range(len(kernel))]
     if not isinstance(names, dict) or names.keys() != set(numbers):
@@ -292,20 +274,29 @@ def _ending(data: dict[str, Any], head: Head) -> Ending:
     return Ending("linear", head.n_classes, losses.get(str(kind), str(kind)), kind in losses)
 
 
+def _head_rate(data: dict[str, Any], family: Family, config: BertConfig, folder: Path) -> float:
+    """The classifier's rate by transformers' rule: its own key, and where that is null the family's default."""
+    rate = data.get(family.head_rate)
+    if rate is None:
+        rate = config.hidden_rate if family.default_head_rate is None else family.default_head_rate
+    _check_rate(rate, family.head_rate, folder)
+    return float(rate)
+
+
 def _check_rate(rate: object, key: str, folder: Path) -> None:
     if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
         raise ModelFormatError(f"{folder}: config.json says {key} {rate!r}, expected a rate from 0 to below 1")
 
 
-def _untrained_note(tensors: dict[str, Any], has_pooler: bool) -> str:
-    if not has_pooler and "classifier.weight" in tensors:
+def _untrained_note(folder: Folder) -> str:
+    bias = folder.weights.get("pooler.bias")
+    if bias is None and "classifier.weight" in folder.tensors:
         return (
             "The model's classifier labels tokens and not texts (it has no pooler): pre_dropout is the [CLS] vector, "
             "and there are no logits."
         )
-    if not has_pooler:
+    if bias is None:
         return "The model has no pooler and no classifier: pre_dropout is the [CLS] vector, and there are no logits."
-    bias = next(value for name, value in tensors.items() if name.endswith("pooler.dense.bias"))
     if not bias.any():  # exactly 0 is what initialisation leaves and training does not
         return (
             "The pooler and the head are untrained (the pooler's bias is exactly 0): pooled_output is close to a random"

@@ -32,7 +32,7 @@ LOADERS: Registry[Loader] = Registry(
 _WITHOUT_TENSORFLOW = ("fake", "hf")  # a BERT's engine may be another one
 
 SCHEMES = {
-    "hf": "a Hugging Face BERT folder: config.json, model.safetensors, vocab.txt or tokenizer.json",
+    "hf": "a Hugging Face folder of BERT or DistilBERT: config.json, model.safetensors, vocab.txt or tokenizer.json",
     "hub": "a TF Hub text encoder, a handle or folder, with --preprocess HANDLE",
     "savedmodel": "a whole classifier saved by tf.keras as a SavedModel folder",
     "keras": "a .keras or .h5 file of Keras 3 or Keras 2",

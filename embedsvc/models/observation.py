@@ -9,11 +9,20 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import masks
+from embedsvc.batching import Fitted, fit
 from embedsvc.models.base import Encoder
 from embedsvc.types import Mode, Pass
 
-__all__ = ["OBSERVED_TEXT", "Observable", "Observation", "Seen", "observe", "observe_head", "seen_mask"]
+__all__ = [
+    "OBSERVED_TEXT",
+    "Observable",
+    "Observation",
+    "Seen",
+    "observe",
+    "observe_head",
+    "observed_tokens",
+    "seen_mask",
+]
 
 # Of many steps, words that most vocabularies have, and no two alike in a row.
 OBSERVED_TEXT = "the film was good and the plot was not bad at all"
@@ -98,11 +107,16 @@ def observe(run: Callable[[Mode, int], dict[str, Seen]]) -> list[Observation]:
     return [evidence.sum_up(path) for path, evidence in found.items()]
 
 
+def observed_tokens(encoder: Encoder) -> Fitted:
+    """The text that models are watched with, cut to what this one reads."""
+    return fit(encoder.tokenize([OBSERVED_TEXT]), [OBSERVED_TEXT], encoder.spec)
+
+
 def observe_head(encoder: Encoder) -> Observation:
     """The head's dropout, in all three modes."""
-    keys = masks.row_keys([OBSERVED_TEXT])
-    tokens = encoder.tokenize([OBSERVED_TEXT])
-    x = encoder.encode(tokens, keys=keys, taps=["pre_dropout"], pass_=Pass())["pre_dropout"]
+    observed = observed_tokens(encoder)
+    keys = observed.keys
+    x = encoder.encode(observed.pieces, keys=keys, taps=["pre_dropout"], pass_=Pass())["pre_dropout"]
     how = "its input beside its output"
 
     def run(mode: Mode, number: int) -> dict[str, Seen]:

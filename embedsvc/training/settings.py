@@ -61,7 +61,7 @@ class TrainingSettings:
     Attributes
     ----------
     encoder : str
-        A name of the catalogue, a Hugging Face BERT folder, or ``scheme:location`` with a scheme out of
+        A name of the catalogue, a Hugging Face folder, or ``scheme:location`` with a scheme out of
         `models.network.NETWORKS`.
     dropout : float
         Rate of the head's dropout, in training and in the model that comes out.

@@ -17,6 +17,7 @@ from embedsvc.errors import MissingExtraError, SettingsError
 from embedsvc.models.engines import Precision
 from embedsvc.models.load import load_model
 from tests.models import tiny_bert, tiny_saved_models
+from tests.models.tiny_families import TINY
 
 __all__ = ["ENCODERS", "WORDS", "Built"]
 
@@ -265,18 +266,37 @@ def _hf(
     config = tiny_bert.CONFIG | {"vocab_size": len(words), "max_position_embeddings": 32}
     tensors = tiny_bert.make_tensors(config, seed, n_classes=n_classes)
     tiny_bert.write_folder(folder, tensors, config, words)
+    return Built(
+        f"hf:{folder}",
+        _possible(folder, engine, precision),
+        plain=lambda texts: tiny_bert.call_plainly(folder, tensors, config, texts),
+        plain_tap="pooled_output" if n_classes is None else "logits",
+        tolerance=tolerance,
+    )
+
+
+def hf_distilbert(folder: Path, seed: int) -> Built:
+    return _family("distilbert", folder, seed, "tensorflow")
+
+
+def hf_distilbert_openvino(folder: Path, seed: int) -> Built:
+    return _family("distilbert", folder, seed, "openvino")
+
+
+def _family(name: str, folder: Path, seed: int, engine: str) -> Built:
+    """What transformers makes of them is in tests/golden/families.json."""
+    TINY[name].write(folder, seed=seed, vocabulary=vocabulary(folder))
+    return Built(f"hf:{folder}", _possible(folder, engine))
+
+
+def _possible(folder: Path, engine: str, precision: Precision = Precision.FLOAT32) -> dict[str, Any]:
+    """The options to load a folder with; skips where this machine cannot."""
     options = {"engine": engine, "precision": precision}
     try:
         load_model(f"hf:{folder}", **options)
     except (MissingExtraError, SettingsError) as error:  # not installed, or no instructions for that precision
         pytest.skip(str(error))
-    return Built(
-        f"hf:{folder}",
-        options,
-        plain=lambda texts: tiny_bert.call_plainly(folder, tensors, config, texts),
-        plain_tap="pooled_output" if n_classes is None else "logits",
-        tolerance=tolerance,
-    )
+    return options
 
 
 def _plain(keras: Any, model: Any) -> Callable[[Sequence[str]], NDArray[np.float32]]:
@@ -307,4 +327,6 @@ ENCODERS: dict[str, Callable[[Path, int], Built]] = {
     "hf on openvino": hf_openvino,
     "hf in bfloat16": hf_bfloat16,
     "hf in int8": hf_int8,
+    "hf distilbert": hf_distilbert,
+    "hf distilbert on openvino": hf_distilbert_openvino,
 }

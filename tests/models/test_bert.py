@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from embedsvc import masks
 from embedsvc.models.bert import BertConfig, BertRunner, draw_masks
+from embedsvc.models.families import FAMILIES
 from embedsvc.models.huggingface import read_config, read_weights
 from embedsvc.types import Mode, Pass
 from tests.models.tiny_bert import CONFIG, Draw, make_tensors, reference
@@ -24,8 +25,9 @@ ALL = ("pooled_output", "cls", "mean", "layer.0", "layer.1")
 
 
 def make(config: dict, tensors: dict | None = None) -> BertRunner:
-    read = read_config(config, Path("folder"))
-    return BertRunner(read, read_weights(make_tensors(config) if tensors is None else tensors, read, Path("folder")))
+    family, folder = FAMILIES["bert"], Path("folder")
+    read = read_config(config, family, folder)
+    return BertRunner(read, read_weights(make_tensors(config) if tensors is None else tensors, read, family, folder))
 
 
 def draw(runner: BertRunner, pass_: Pass = TRAINING) -> Draw:

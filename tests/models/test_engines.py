@@ -14,6 +14,7 @@ from embedsvc.errors import MissingExtraError, SettingsError
 from embedsvc.models import engines
 from embedsvc.models.bert import BertRunner
 from embedsvc.models.engines import Precision
+from embedsvc.models.families import FAMILIES
 from embedsvc.models.huggingface import read_config, read_weights
 from embedsvc.types import Mode, Pass
 from tests.models.tiny_bert import CONFIG, Draw, make_tensors, reference
@@ -29,10 +30,10 @@ TENSORS = make_tensors(pooler=True)
 TAPS = ("pooled_output", "cls", "mean", "layer.0", "layer.1")
 
 
-def make(precision: Precision, engine: str = "openvino") -> BertRunner:
-    config = read_config(CONFIG, Path("folder"))
-    weights = read_weights(TENSORS, config, Path("folder"))
-    return BertRunner(config, weights, engine=engine, precision=precision)
+def make(precision: Precision, engine: str = "openvino", config: dict = CONFIG, tensors: dict = TENSORS) -> BertRunner:
+    family, folder = FAMILIES["bert"], Path("folder")
+    read = read_config(config, family, folder)
+    return BertRunner(read, read_weights(tensors, read, family, folder), engine=engine, precision=precision)
 
 
 @needs_openvino
@@ -75,8 +76,7 @@ def test_shapes_that_never_come_again_are_not_kept_for_ever():
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
     config = CONFIG | {"max_position_embeddings": 512}
-    weights = read_weights(make_tensors(config), read_config(config, Path("folder")), Path("folder"))
-    runner = BertRunner(read_config(config, Path("folder")), weights, engine="openvino", precision=Precision.FLOAT32)
+    runner = make(Precision.FLOAT32, config=config, tensors=make_tensors(config))
 
     def run(lengths) -> None:
         for length in lengths:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from embedsvc import masks
 from embedsvc.errors import ModelFormatError, SettingsError
+from embedsvc.inspection import inspect
 from embedsvc.models.base import Encoder, LoadOptions, forward
 from embedsvc.models.huggingface import load
 from embedsvc.models.load import load_model
@@ -203,6 +204,13 @@ def test_a_classifier_of_tokens_offers_no_logits(tmp_path):
     assert "labels tokens" in encoder.spec.notes[0]
 
 
+def test_a_model_that_reads_fewer_tokens_than_it_is_watched_with_is_inspected(tmp_path):
+    found = inspect(load_model(str(write_classifier(tmp_path))))
+    assert found.spec.max_tokens == 10
+    assert found.family == "BERT"
+    assert all(site.seen for site in found.sites)
+
+
 # --- files in other clothes ---
 
 
@@ -347,8 +355,8 @@ def test_pickled_weights_alone_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "roberta"}, "model_type 'roberta', expected 'bert'"),
-        ({"model_type": None}, "model_type None, expected 'bert'"),
+        ({"model_type": "roberta"}, "model_type 'roberta', expected 'bert' or 'distilbert'"),
+        ({"model_type": None}, "model_type None, expected 'bert' or 'distilbert'"),
         ({"hidden_act": "swish"}, "unknown hidden_act 'swish'\nKnown: gelu"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key', only 'absolute'"),
         ({"is_decoder": True}, "is_decoder True, only False is supported"),

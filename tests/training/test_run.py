@@ -1,5 +1,6 @@
 """A tiny BERT trained for real: what comes out is one model, whoever loads it."""
 
+import json
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from embedsvc import ReadOptions, Text, forward, load_model, train
 from embedsvc.errors import InputError, StoreError, StoreMismatchError
 from embedsvc.training import TrainingSettings
 from tests.models.tiny_bert import make_tensors, write_folder
+from tests.models.tiny_families import TINY
 from tests.training.reviews import write_reviews
 
 pytestmark = pytest.mark.tensorflow
@@ -36,17 +38,46 @@ def logits(uri):
     return forward(load_model(uri), TEXTS, taps=["logits"]).vectors["logits"]
 
 
-def test_every_format_gives_the_same_logits(folder):
-    ours = logits(str(folder / "model"))
-    np.testing.assert_allclose(logits(f"keras:{folder / 'model' / 'model.keras'}"), ours, atol=1e-5)
+def logits_of_saved_model(path):
+    """By TensorFlow alone, as others run it."""
     code = (
         "import sys, tensorflow as tf, tensorflow_text\n"
-        f"f = tf.saved_model.load({str(folder / 'model' / 'saved_model')!r}).signatures['serving_default']\n"
+        f"f = tf.saved_model.load({str(path)!r}).signatures['serving_default']\n"
         f"print(f(text=tf.constant({[text.text for text in TEXTS]!r}))['logits'].numpy().tolist())\n"
         "assert not any(name.startswith('embedsvc') for name in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True)
-    np.testing.assert_allclose(np.array(eval(done.stdout)), ours, atol=1e-5)
+    return np.array(eval(done.stdout))
+
+
+def test_every_format_gives_the_same_logits(folder):
+    ours = logits(str(folder / "model"))
+    np.testing.assert_allclose(logits(f"keras:{folder / 'model' / 'model.keras'}"), ours, atol=1e-5)
+    np.testing.assert_allclose(logits_of_saved_model(folder / "model" / "saved_model"), ours, atol=1e-5)
+
+
+def test_a_bare_distilbert_is_trained_with_a_new_pooler_and_stays_one_in_every_format(folder):
+    tiny = TINY["distilbert"]
+    bare = {name.removeprefix("distilbert."): tensor for name, tensor in tiny.tensors().items() if "class" not in name}
+    write_folder(folder / "distilbert", bare, dict(tiny.config))
+    run(folder, folder / "distilled", encoder=str(folder / "distilbert"), epochs=8, learning_rate=1e-2)
+    encoder = load_model(str(folder / "distilled"))
+    assert (encoder.family, encoder.head.rate, encoder.spec.notes) == ("DistilBERT", 0.1, ())
+    data = json.loads((folder / "distilled" / "config.json").read_text(encoding="utf-8"))
+    assert data["architectures"] == ["DistilBertForSequenceClassification"]
+    assert data["seq_classif_dropout"] == 0.1
+    ours = logits(str(folder / "distilled"))
+    assert np.abs(ours[0] - ours[1]).max() > 0.1, "it has learned to tell them apart"
+    np.testing.assert_allclose(logits(f"keras:{folder / 'distilled' / 'model.keras'}"), ours, atol=1e-5)
+    np.testing.assert_allclose(logits_of_saved_model(folder / "distilled" / "saved_model"), ours, atol=1e-5)
+
+
+def test_a_new_pooler_is_trained_on_a_frozen_encoder(folder):
+    write_folder(folder / "poolerless", make_tensors(pooler=False))
+    run(folder, folder / "pooled", encoder=str(folder / "poolerless"), freeze_encoder=True)
+    encoder = load_model(str(folder / "pooled"))
+    assert "pooled_output" in encoder.spec.taps
+    assert encoder.spec.notes == ()
 
 
 def test_labelled_texts_come_from_a_pipe(folder, tmp_path):

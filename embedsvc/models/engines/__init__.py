@@ -71,8 +71,10 @@ class Masks(NamedTuple):
 
     Attributes
     ----------
-    hidden : ndarray of shape (1 + 2 * n_layers, N, width), bool
-        Embeddings, then attention output and layer output of each layer.
+    hidden : ndarray of shape (hidden_rows, N, width), bool
+        Embeddings, then attention output and layer output of each layer, then, where there is such a dropout, the
+        pooler's input, at the rows' first tokens. Where the config drops nothing, nothing is drawn and any value may
+        stand.
     attention : ndarray of shape (n_layers, B, n_heads, T, T), bool
         Attention probabilities; False in the padding.
     """

@@ -148,7 +148,7 @@ class _Builder:
                 x = ops.gather(x, only, _scalar(0))
                 context = self._attention_of_first(layer, x, tokens, padding)
             attended = self._dense(context, f"{name}.attention_out")
-            attended = self._dropped(attended, config.hidden_rate, "hidden", 1 + 2 * layer, only)
+            attended = self._dropped(attended, config.attended_rate, "hidden", 1 + 2 * layer, only)
             x = self._norm(ops.add(attended, x), f"{name}.attention_norm")
             inner = _ACTIVATIONS[config.activation](self._dense(x, f"{name}.ffn_in"))
             fed = self._dropped(
@@ -159,7 +159,8 @@ class _Builder:
         found["mean"] = x
         found["cls"] = x if cls_only else ops.gather(x, starts, _scalar(0))
         if "pooled_output" in taps:
-            found["pooled_output"] = ops.tanh(self._dense(found["cls"], "pooler"))
+            seen = self._dropped(found["cls"], config.pooler_rate or 0.0, "hidden", 1 + 2 * config.n_layers, starts)
+            found["pooled_output"] = _ACTIVATIONS[config.pooler_activation](self._dense(seen, "pooler"))
         results = [ops.result(found[tap]) for tap in taps]
         batch = [ids, positions, starts, to_grid, from_grid, padding]
         return ov.Model(results, [*batch, *(parameter for parameter, _, _ in self._masks)], "bert")
@@ -242,6 +243,7 @@ _ACTIVATIONS: dict[str, Any] = {
     "gelu": lambda x: ops.gelu(x, "erf"),
     "gelu_tanh": lambda x: ops.gelu(x, "tanh"),
     "relu": ops.relu,
+    "tanh": ops.tanh,
 }
 
 

@@ -13,7 +13,7 @@ from embedsvc.models.bert import BertConfig
 from embedsvc.models.engines import Batch, Masks, Precision
 from embedsvc.types import Vectors
 
-__all__ = ["TensorFlowEngine", "forward_graph"]
+__all__ = ["ACTIVATIONS", "TensorFlowEngine", "forward_graph"]
 
 
 class TensorFlowEngine:
@@ -39,7 +39,7 @@ class TensorFlowEngine:
         vector, matrix = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, 1, 1, None], tf.float32)
         signature = [vector] * 6 + [matrix]
         if training:
-            hidden = tf.TensorSpec([1 + 2 * config.n_layers, None, config.width], tf.bool)
+            hidden = tf.TensorSpec([config.hidden_rows, None, config.width], tf.bool)
             signature += [hidden, tf.TensorSpec([config.n_layers, None, config.n_heads, None, None], tf.bool)]
 
         # A lambda and not a partial: TensorFlow would bind the masks' defaults of a partial as missing inputs.
@@ -58,7 +58,7 @@ def forward_graph(
     to_grid: Any,  # (N,) token -> cell of the (B, T) grid
     from_grid: Any,  # (B * T,) cell -> token
     padding: Any,  # (B, 1, 1, T) 0 or -1e9
-    hidden: Any = None,  # (1 + 2 * layers, N, d) bool
+    hidden: Any = None,  # (hidden rows, N, d) bool
     attention: Any = None,  # (layers, B, heads, T, T) bool
     *,
     precision: Any = tf.float32,  # of the matrix products; everything else is float32
@@ -136,9 +136,9 @@ def forward_graph(
             tokens = tf.reshape(tf.gather(x, from_grid), [n_rows, longest, width])
             x = tf.gather(x, only)
             context = attend_first(name, x, tokens, kept)
-        attended = dropped(dense(context, f"{name}.attention_out"), site(1 + 2 * layer, only), config.hidden_rate)
+        attended = dropped(dense(context, f"{name}.attention_out"), site(1 + 2 * layer, only), config.attended_rate)
         x = norm(attended + x, f"{name}.attention_norm")
-        inner = _ACTIVATIONS[config.activation](dense(x, f"{name}.ffn_in"))
+        inner = ACTIVATIONS[config.activation](dense(x, f"{name}.ffn_in"))
         fed = dropped(dense(inner, f"{name}.ffn_out"), site(2 + 2 * layer, only), config.hidden_rate)
         x = norm(fed + x, f"{name}.ffn_norm")
         if name in taps:
@@ -149,13 +149,15 @@ def forward_graph(
     if "cls" in taps:
         out["cls"] = cls
     if "pooled_output" in taps:
-        out["pooled_output"] = tf.tanh(dense(cls, "pooler"))
+        seen = dropped(cls, site(-1, starts), config.pooler_rate) if config.pooler_rate else cls
+        out["pooled_output"] = ACTIVATIONS[config.pooler_activation](dense(seen, "pooler"))
     return out
 
 
-_ACTIVATIONS: dict[str, Any] = {
+ACTIVATIONS: dict[str, Any] = {
     # Written out, so that TensorFlow's remapper finds it and fuses product, bias and GELU into one oneDNN call.
     "gelu": lambda x: 0.5 * x * (1.0 + tf.math.erf(x * np.float32(1 / np.sqrt(2)))),
     "gelu_tanh": lambda x: tf.nn.gelu(x, approximate=True),
     "relu": tf.nn.relu,
+    "tanh": tf.tanh,
 }

@@ -1,7 +1,7 @@
-"""A trained BERT classifier, written so that others can run it.
+"""A trained classifier of BERT's families, written so that others can run it.
 
 ======================  ================================================================
-``.``                   a Hugging Face folder (BertForSequenceClassification, safetensors)
+``.``                   a Hugging Face folder (a classifier of the family, safetensors)
 ``model.keras``         Keras 3, plain layers only; token ids in, logits out
 ``saved_model/``        TensorFlow; strings in, logits and probabilities out
 ======================  ================================================================

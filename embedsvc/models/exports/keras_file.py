@@ -47,8 +47,8 @@ def build(config: BertConfig, weights: Weights, head: Head) -> keras.Model:
         layer = layers.Dense(units, activation=activation, name=name.replace(".", "_"))
         return own(layer, weights[f"{name}.kernel"], weights[f"{name}.bias"])(x)
 
-    def dropout(x: Any, name: str) -> Any:
-        return layers.Dropout(config.hidden_rate, name=name)(x) if config.hidden_rate else x
+    def dropout(x: Any, name: str, rate: float = config.hidden_rate) -> Any:
+        return layers.Dropout(rate, name=name)(x) if rate else x
 
     ids = keras.Input([None], dtype="int32", name="token_ids")
     mask = keras.Input([None], dtype="int32", name="padding_mask")
@@ -56,10 +56,8 @@ def build(config: BertConfig, weights: Weights, head: Head) -> keras.Model:
     positions = ops.maximum(ops.cumsum(mask, axis=1) - 1, 0)
     word = own(layers.Embedding(*weights["word"].shape, name="word_embedding"), weights["word"])
     # All tokens are of type 0, so its vector is part of every position's.
-    position = own(
-        layers.Embedding(*weights["position"].shape, name="position_embedding"),
-        weights["position"] + weights["type"][0],
-    )
+    places = weights["position"] + weights["type"][0] if "type" in weights else weights["position"]
+    position = own(layers.Embedding(*places.shape, name="position_embedding"), places)
     x = dropout(norm(layers.Add(name="embeddings")([word(ids), position(positions)]), "embedding_norm"), "dropout")
     keys = ops.expand_dims(mask, 1)  # (n, 1, longest): which keys a query may see
     for i in range(config.n_layers):
@@ -75,14 +73,14 @@ def build(config: BertConfig, weights: Weights, head: Head) -> keras.Model:
         ]
         out = weights[f"{name}.attention_out.kernel"].reshape(heads, -1, d)
         own(attention, *parts, out, weights[f"{name}.attention_out.bias"])
-        attended = dropout(attention(x, x, attention_mask=keys), f"{label}_attention_dropout")
+        attended = dropout(attention(x, x, attention_mask=keys), f"{label}_attention_dropout", config.attended_rate)
         x = norm(layers.Add(name=f"{label}_attention_add")([x, attended]), f"{name}.attention_norm")
         exact = config.activation != "gelu_tanh"
         inner = dense(x, f"{name}.ffn_in", config.intermediate, config.activation if exact else None)
         inner = inner if exact else ops.gelu(inner, approximate=True)
         fed = dropout(dense(inner, f"{name}.ffn_out", d), f"{label}_dropout")
         x = norm(layers.Add(name=f"{label}_add")([x, fed]), f"{name}.ffn_norm")
-    pooled = dense(x[:, 0], "pooler", d, "tanh")
+    pooled = dense(x[:, 0], "pooler", d, config.pooler_activation)
     post = layers.Dropout(head.rate, name="head_dropout")(pooled)
     logits = own(layers.Dense(len(head.bias), name="logits"), head.kernel, head.bias)(post)
     model = keras.Model([ids, mask], logits, name="bert_classifier")
