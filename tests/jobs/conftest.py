@@ -1,9 +1,14 @@
 """Small jobs on the numpy encoder, in a folder of their own, with a state folder of their own."""
 
+import json
 import os
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +37,31 @@ def lines(seed: int, count: int) -> str:
 def results(out: Path) -> Mapping[str, bytes]:
     """Everything a job made, but the records of its runs."""
     return {name: data for name, data in snapshot(out).items() if not name.startswith("runs/")}
+
+
+class Command:
+    """`embedsvc run job.toml` as a process of its own, which can be killed."""
+
+    def __init__(self, out: str, settings: tuple[str, ...]) -> None:
+        self._words = [sys.executable, "-m", "embedsvc", "run", "job.toml", "-q", "-o", out]
+        self._words += [word for setting in settings for word in ("--set", setting)]
+        self._env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def kill_when(self, reached: Callable[[], bool]) -> None:
+        """Start it, and send signal 9 as soon as that is true; it must not end before."""
+        with Path("job.log").open("wb") as log:
+            process = subprocess.Popen(self._words, env=self._env, stderr=log)
+        while not reached():
+            assert process.poll() is None, Path("job.log").read_text()
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+
+    def run(self) -> Any:
+        """Run it to its end: what it prints with --json."""
+        done = subprocess.run([*self._words, "--json"], env=self._env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,6 @@
 """A job in Google's store, against a server of its protocol: what differs from S3 is the client, gcsfs."""
 
 import json
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +8,7 @@ from embedsvc import EmbeddingSet
 from embedsvc.errors import LockedError, StorageError
 from embedsvc.jobs import load_job, run_job
 from embedsvc.storage import locked, place
-from tests.jobs.conftest import lines, results
+from tests.jobs.conftest import Command, lines, results
 from tests.jobs.test_run import CLUSTER, encoded, set_of, states
 from tests.objects import needs_gs
 
@@ -59,18 +54,7 @@ def test_a_killed_job_goes_on_in_googles_store(folder, job, google_bucket):
     (folder / "texts/big.txt").write_text(lines(9, 600))
     settings = ("extract.model=fake:256", "extract.passes=6")
     run_job(job(*settings))
-    command = [sys.executable, "-m", "embedsvc", "run", "job.toml", "-q", "-o", f"{google_bucket.address}/out"]
-    for setting in settings:
-        command += ["--set", setting]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with Path("job.log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stderr=log)
-    while sum("part-" in name for name in google_bucket.names("out/.extract.next")) < 8:
-        assert process.poll() is None, Path("job.log").read_text()
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    done = subprocess.run([*command, "--json"], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert 0 < json.loads(done.stdout)["steps"][0]["encoded"] <= 680 - 8 * 20
+    command = Command(f"{google_bucket.address}/out", settings)
+    command.kill_when(lambda: sum("part-" in name for name in google_bucket.names("out/.extract.next")) >= 8)
+    assert 0 < command.run()["steps"][0]["encoded"] <= 680 - 8 * 20
     assert google_bucket.objects("out/extract") == set_of(folder / "out")

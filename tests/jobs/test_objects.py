@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from embedsvc.errors import LockedError, StorageError
 from embedsvc.jobs import run_job
 from embedsvc.jobs.records import runs_of
 from embedsvc.storage import locked, place
-from tests.jobs.conftest import EXTRACT, lines, results
+from tests.jobs.conftest import EXTRACT, Command, lines, results
 from tests.jobs.test_run import CLUSTER, encoded, set_of, states
 from tests.objects import needs_s3
 
@@ -114,18 +113,9 @@ def test_a_job_killed_with_signal_9_goes_on_at_once_on_the_same_machine(folder, 
     (folder / "texts/big.txt").write_text(lines(9, 3000))
     settings = ("extract.model=fake:256", "extract.passes=6")
     run_job(job(*settings))
-    command = [sys.executable, "-m", "embedsvc", "run", "job.toml", "-q", "-o", f"{bucket.address}/out"]
-    for setting in settings:
-        command += ["--set", setting]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = Command(f"{bucket.address}/out", settings)
     for n_parts in (20, 70):
-        process = subprocess.Popen(command, env=env)
-        while sum("part-" in name for name in bucket.objects("out/.extract.next")) < n_parts:
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.kill()
-        process.wait()
+        command.kill_when(lambda n=n_parts: sum("part-" in name for name in bucket.objects("out/.extract.next")) >= n)
         assert any(".lock." in name for name in bucket.objects("out")), "its lock is left"
-    done = subprocess.run([*command, "--json"], env=env, capture_output=True, text=True, check=True)
-    assert 0 < json.loads(done.stdout)["steps"][0]["encoded"] <= 3080 - 70 * 20
+    assert 0 < command.run()["steps"][0]["encoded"] <= 3080 - 70 * 20
     assert bucket.objects("out/extract") == set_of(folder / "out")
