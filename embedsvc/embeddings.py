@@ -160,18 +160,18 @@ class EmbeddingSet(Result):
 
     def _summary(self) -> Columns:
         """A row for each variant."""
-        kinds = {
+        kept = {
             **dict.fromkeys(self.manifest.virtual, "drawn when read"),
             **dict.fromkeys(self.manifest.stored, "stored"),
         }
-        kinds |= {name: f"is {same}" for name, same in self.manifest.identical.items()}
-        stems: dict[str, list[str]] = {}
+        kept |= {name: f"is {same}" for name, same in self.manifest.identical.items()}
+        passes: dict[str, list[str]] = {}
         for name in self.variants:
-            stems.setdefault(name.rstrip("0123456789"), []).append(name)
+            passes.setdefault(Variant.parse(name).kind, []).append(name)
         return {
-            "variant": [summarise(names) for names in stems.values()],
-            "width": [self.manifest.width(names[0]) for names in stems.values()],
-            "kept as": [kinds.get(names[0], "") for names in stems.values()],
+            "variant": [summarise(names) for names in passes.values()],
+            "width": [self.manifest.width(names[0]) for names in passes.values()],
+            "kept as": [kept.get(names[0], "") for names in passes.values()],
         }
 
     @property

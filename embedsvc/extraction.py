@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -98,17 +99,16 @@ class Summary(Result):
             Where to draw; by default a new one, which shows itself in a notebook.
         """
         manifest = self.manifest
-        groups = list(dict.fromkeys(name.rstrip("0123456789").rstrip(".") for name in manifest.variants))
-        counts = {
-            kind: [sum(name.rstrip("0123456789").rstrip(".") == group for name in names) for group in groups]
-            for kind, names in (
-                ("stored", manifest.stored),
-                ("the same as another", manifest.identical),
-                ("drawn when read", manifest.virtual),
-            )
+        kept = {
+            "stored": manifest.stored,
+            "the same as another": manifest.identical,
+            "drawn when read": manifest.virtual,
         }
-        figure = plots.canvas((7.0, 1.1 + 0.3 * len(groups)), figure)
-        plots.stacked(figure, groups, counts, label="variants")
+        tallies = {how: Counter(Variant.parse(name).kind for name in names) for how, names in kept.items()}
+        kinds = list(dict.fromkeys(Variant.parse(name).kind for name in manifest.variants))
+        figure = plots.canvas((7.0, 1.1 + 0.3 * len(kinds)), figure)
+        counts = {how: [tally[kind] for kind in kinds] for how, tally in tallies.items()}
+        plots.stacked(figure, kinds, counts, label="variants")
         return figure
 
 

@@ -236,7 +236,7 @@ def default_variants(embeddings: EmbeddingSet) -> tuple[str, ...]:
     same = embeddings.manifest.identical
     names = [name for name in DEFAULT_VARIANTS if name in embeddings.variants and name not in same]
     # One pass of each: more of them say the same about one text.
-    first = {name.rstrip("0123456789"): name for name in reversed(names)}
+    first = {Variant.parse(name).kind: name for name in reversed(names)}
     chosen = tuple(reversed(first.values())) or embeddings.variants[:4]
     return (REFERENCE, *(name for name in chosen if name != REFERENCE)) if REFERENCE in embeddings else chosen
 

@@ -118,7 +118,16 @@ class Variant:
             raise SettingsError(f"the variant {str(self)!r} is in {self.mode} mode and needs {wants}")
 
     def __str__(self) -> str:
-        return f"{self.tap}.{self.mode}" + ("" if self.index is None else f".{self.index}")
+        return self.kind + ("" if self.index is None else f".{self.index}")
+
+    @property
+    def kind(self) -> str:
+        """Tap and mode: what passes have in common.
+
+        >>> Variant.parse("post_dropout.training.12").kind
+        'post_dropout.training'
+        """
+        return f"{self.tap}.{self.mode}"
 
     @classmethod
     def parse(cls, name: str) -> Self:

@@ -36,9 +36,9 @@ def choose(embeddings: EmbeddingSet, variants: Sequence[str] | None = None) -> t
         If there is none.
     """
     if variants is None:
-        first: dict[tuple[str, Mode], str] = {}
+        first: dict[str, str] = {}
         for variant in map(Variant.parse, embeddings.variants):
-            first.setdefault((variant.tap, variant.mode), str(variant))
+            first.setdefault(variant.kind, str(variant))
         variants = tuple(first.values())
     names = dict.fromkeys([REFERENCE, *variants] if REFERENCE in embeddings else variants)
     if not names:

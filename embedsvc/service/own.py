@@ -53,10 +53,10 @@ async def variants(asked: schemas.VariantsRequest, request: Request) -> Response
         names = [name for name in made.variants if not (wants_moments and Variant.parse(name).mode.stochastic)]
         vectors = {name: answers.rows(made[name], asked.encoding_format) for name in names}
         moments: dict[str, Any] = {}
-        pairs = {(each.tap, each.mode) for each in map(Variant.parse, made.variants) if each.mode.stochastic}
-        for tap, mode in sorted(pairs) if wants_moments else ():
-            found = moments_of(made, mode, tap, passes)
-            moments[f"{tap}.{mode}"] = {
+        kinds = {each.kind: each for each in map(Variant.parse, made.variants) if each.mode.stochastic}
+        for kind, variant in sorted(kinds.items()) if wants_moments else ():
+            found = moments_of(made, variant.mode, variant.tap, passes)
+            moments[kind] = {
                 "mean": answers.rows(found.mean, asked.encoding_format),
                 "variance": answers.rows(found.variance, asked.encoding_format),
                 "passes": found.passes,
