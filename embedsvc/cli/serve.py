@@ -60,7 +60,7 @@ __all__ = ["serve"]
 @click.option(
     "--queue-seconds",
     type=click.FloatRange(min=0, min_open=True),
-    default=1.0,
+    default=0.3,
     show_default=True,
     metavar="S",
     help="Longest wait before a newcomer's turn; beyond, requests get 429.",

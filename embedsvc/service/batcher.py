@@ -61,10 +61,16 @@ class Batcher:
     workers : int
         Batches at once.
     observer : callable, optional
+
+    Attributes
+    ----------
+    turn : int
+        Tokens after which a request gives way to others: half a batch.
     """
 
     def __init__(self, *, token_budget: int, workers: int, observer: Observer | None = None) -> None:
-        self._queue = FairQueue(token_budget, quantum=token_budget, workers=workers)
+        self.turn = max(1, token_budget // 2)
+        self._queue = FairQueue(token_budget, self.turn, workers)
         self._wake = threading.Condition()
         self._closed = False
         self._observer = observer

@@ -85,8 +85,7 @@ class Front:
             return await run_while_connected(self._app, scope, b"", exchange.receive, exchange.send)
         if service.draining:
             raise Problem(503, "the service is stopping", "Ask another one.", code="draining", retry_after=5)
-        quantum = service.settings.token_budget
-        guess = min(quantum, (announced or 0) // _BYTES_PER_TOKEN)
+        guess = min(service.batcher.turn, (announced or 0) // _BYTES_PER_TOKEN)
         if service.full:
             raise _overloaded(service)
         claim = Claim(service, guess)

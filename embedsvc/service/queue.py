@@ -1,12 +1,14 @@
 """What runs next: rows of all requests in one fair order, batched by like length under a token budget.
 
-Requests share the encoder by tokens, as flows share a line in self-clocked fair queueing: a row is tagged with the
-virtual time at which its request would have been given so many tokens, and the row with the lowest tag is next. A
-request of one text that comes behind one of a thousand waits for a row or two of those, not for all.
+Requests take turns of so many tokens, those that are new first and in the order in which they came. So what fits into
+one turn is first come, first served, and waits for what the queue held when it came and for nothing later; a request
+of a thousand texts gives way after each of its turns.
 
 References
 ----------
-Golestani (1994), "A self-clocked fair queueing scheme for broadband applications", IEEE INFOCOM.
+Nagle (1987), "On packet switches with infinite storage", IEEE Transactions on Communications 35 (4); turns of so many
+units rather than one packet: Shreedhar & Varghese (1996), "Efficient fair queuing using deficit round-robin",
+IEEE/ACM Transactions on Networking 4 (3).
 """
 
 from __future__ import annotations
@@ -20,8 +22,6 @@ from typing import Any
 
 __all__ = ["FairQueue", "Flow", "Row", "Work"]
 
-_WINDOW = 8  # budgets' worth of rows among which those of like length are sought
-
 
 @dataclass(eq=False, slots=True)
 class Flow:
@@ -29,13 +29,16 @@ class Flow:
 
     Attributes
     ----------
-    last : int
-        Tag of its last row.
+    round : int or None
+        In which it has its first turn; None before it has asked for anything.
+    asked : int
+        Tokens of all its rows so far.
     waiting : int
         Tokens of its rows that wait.
     """
 
-    last: int = 0
+    round: int | None = None
+    asked: int = 0
     waiting: int = 0
 
 
@@ -72,7 +75,8 @@ class Row:
     length: int
 
 
-_Entry = tuple[int, int, Row]
+_Entry = tuple[int, bool, int, Row]
+"""The round of its turn, whether it is a later turn than the first, the order of arrival; the lowest is next."""
 
 
 class FairQueue:
@@ -85,26 +89,27 @@ class FairQueue:
     ----------
     token_budget : int
         Rows of a batch times the longest of them; one row goes in whatever its length.
-    quantum : int
-        A request counts towards `backlog` with so many tokens at most: what a newcomer of that size waits for it.
+    turn : int
+        Tokens after which a request gives way. It counts towards `backlog` with so many at most: a newcomer waits for
+        no more of it.
     workers : int
         That take batches.
 
     Attributes
     ----------
     backlog : int
-        Tokens that would run before a newcomer's first `quantum`.
+        Tokens that would run before a newcomer's first turn.
     tokens : int
         Tokens of all rows that wait.
     """
 
-    def __init__(self, token_budget: int, quantum: int, workers: int = 1) -> None:
+    def __init__(self, token_budget: int, turn: int, workers: int = 1) -> None:
         self._budget = token_budget
         self._workers = workers
-        self._quantum = quantum
+        self._turn = turn
         self._heaps: dict[Hashable, list[_Entry]] = {}
         self._order = itertools.count()
-        self._now = 0
+        self._round = 0
         self.backlog = 0
         self.tokens = 0
 
@@ -114,11 +119,13 @@ class FairQueue:
             return
         heap = self._heaps.setdefault(work.group, [])
         flow = work.flow
-        tag = max(flow.last, self._now)
+        if flow.round is None:
+            # Never the round that is under way, or a stream of newcomers would keep the next one from beginning.
+            flow.round = self._round + 1
         for index, length in enumerate(work.lengths):
-            tag += length
-            heapq.heappush(heap, (tag, next(self._order), Row(work, index, length)))
-        flow.last = tag
+            later = flow.asked // self._turn
+            heapq.heappush(heap, (flow.round + later, later > 0, next(self._order), Row(work, index, length)))
+            flow.asked += length
         work.waiting = sum(work.lengths)
         self._account(flow, work.waiting)
 
@@ -130,7 +137,7 @@ class FairQueue:
     def take(self) -> list[Row] | None:
         """The next batch, or None if nothing waits."""
         while True:
-            group = min(self._heaps, key=lambda group: self._heaps[group][0][:2], default=None)
+            group = min(self._heaps, key=lambda group: self._heaps[group][0][:3], default=None)
             if group is None:
                 return None
             heap = self._heaps[group]
@@ -141,17 +148,18 @@ class FairQueue:
             if not heap:
                 del self._heaps[group]
             if batch:
-                self._now = max(self._now, window[0][0])
-                return [row for _, _, row in batch]
+                self._round = max(self._round, window[0][0])
+                return [entry[-1] for entry in batch]
 
     def _window(self, heap: list[_Entry]) -> list[_Entry]:
+        """The next rows, as many as the budget would hold without padding: none is passed over for later ones."""
         window: list[_Entry] = []
         size = 0
-        while heap and size < _WINDOW * self._budget:
+        while heap and size < self._budget:
             entry = heapq.heappop(heap)
-            if not entry[2].work.future.done():  # cancelled, or failed in another batch
+            if not entry[-1].work.future.done():  # cancelled, or failed in another batch
                 window.append(entry)
-                size += entry[2].length
+                size += entry[-1].length
         return window
 
     def _alike(self, window: list[_Entry]) -> tuple[list[_Entry], list[_Entry]]:
@@ -159,16 +167,16 @@ class FairQueue:
         if not window:
             return [], []
         room = min(self._budget, -(-self.tokens // self._workers))
-        length = longest = window[0][2].length
+        length = longest = window[0][-1].length
         batch, rest = window[:1], []
-        for entry in sorted(window[1:], key=lambda entry: abs(entry[2].length - length)):
-            longer = max(longest, entry[2].length)
+        for entry in sorted(window[1:], key=lambda entry: abs(entry[-1].length - length)):
+            longer = max(longest, entry[-1].length)
             if (len(batch) + 1) * longer <= room:
                 batch.append(entry)
                 longest = longer
             else:
                 rest.append(entry)
-        for _, _, row in batch:
+        for *_, row in batch:
             # A work that was dropped meanwhile has been accounted for.
             taken = min(row.length, row.work.waiting)
             row.work.waiting -= taken
@@ -176,7 +184,7 @@ class FairQueue:
         return batch, rest
 
     def _account(self, flow: Flow, tokens: int) -> None:
-        before = min(flow.waiting, self._quantum)
+        before = min(flow.waiting, self._turn)
         flow.waiting += tokens
-        self.backlog += min(flow.waiting, self._quantum) - before
+        self.backlog += min(flow.waiting, self._turn) - before
         self.tokens += tokens

@@ -38,7 +38,8 @@ class Limits:
         Texts of a set that `/v1/compare` takes: larger ones belong to ``embedsvc compare``.
     queue_seconds : float
         How long a newcomer may have to wait for its turn; when it would be longer, requests are answered 429. A batch
-        for each worker may always wait.
+        for each worker may always wait. What is admitted is answered within this and a batch or two, whatever comes
+        behind it; longer ones take turns.
     held_bytes : int
         Bodies held at one time, all requests together.
     connections : int
@@ -53,7 +54,7 @@ class Limits:
     answer_floats: int = 16_000_000
     passes: int = 10_000
     compare_texts: int = 2_000
-    queue_seconds: float = 1.0
+    queue_seconds: float = 0.3
     held_bytes: int = 64 << 20
     connections: int = 512
     header_seconds: float = 10.0
