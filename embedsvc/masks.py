@@ -34,6 +34,7 @@ HEAD_SITE = 0  # the dropout of the head; a model's other sites are numbered fro
 
 _UNITS_PER_BLOCK = 16
 _WORDS_PER_BLOCK = 4
+_WORDS = 65_536  # drawn at a time, 512 KB
 
 
 def row_key(text_id: str, chunk: int = 0) -> int:
@@ -81,13 +82,18 @@ def keep(
     """
     check_rate(rate)
     blocks = _blocks(units)
-    runs = _runs(passes)
     kept = np.empty((len(passes), len(keys), units), dtype=np.bool_)
-    stream = Stream(seed)
-    for row, key in enumerate(keys):
-        for at, first, count in runs:
-            bits = stream.bits(int(key), site, first * blocks, count * blocks).reshape(count, -1)
-            np.greater_equal(bits[:, :units], _threshold(rate), out=kept[at : at + count, row])
+    stream, threshold = Stream(seed), _threshold(rate)
+    for at, first, count in _runs(passes):
+        # Some rows at a time, so that what is drawn is still in the cache when it meets the threshold.
+        rows = max(1, min(_WORDS // max(1, count * blocks * _WORDS_PER_BLOCK), len(keys)))
+        words = np.empty((rows, count * blocks * _WORDS_PER_BLOCK), dtype="<u8")
+        for start in range(0, len(keys), rows):
+            some = keys[start : start + rows]
+            for row, key in enumerate(some):
+                words[row] = stream.words(int(key), site, first * blocks, count * blocks)
+            bits = words[: len(some)].view("<u2").reshape(len(some), count, -1)[:, :, :units]
+            np.greater_equal(bits.swapaxes(0, 1), threshold, out=kept[at : at + count, start : start + rows])
     return kept
 
 
@@ -133,13 +139,16 @@ class Stream:
         self._state["state"] = {"counter": self._counter, "key": self._key}
         self._state["buffer_pos"] = _WORDS_PER_BLOCK  # nothing buffered
 
-    def bits(self, key: int, site: int, block: int, count: int) -> NDArray[np.uint16]:
-        """The units of `count` blocks from `block` on, shape (16 * count,), uint16."""
+    def words(self, key: int, site: int, block: int, count: int) -> NDArray[np.uint64]:
+        """What the generator gives for `count` blocks from `block` on, shape (4 * count,), uint64."""
         self._key[1] = key
         self._counter[0], self._counter[2] = block, site
         self._philox.state = self._state
-        words = self._philox.random_raw(count * _WORDS_PER_BLOCK)
-        return words.astype("<u8", copy=False).view("<u2")
+        return self._philox.random_raw(count * _WORDS_PER_BLOCK)
+
+    def bits(self, key: int, site: int, block: int, count: int) -> NDArray[np.uint16]:
+        """The units of `count` blocks from `block` on, shape (16 * count,), uint16."""
+        return self.words(key, site, block, count).astype("<u8", copy=False).view("<u2")
 
     def keep_into(self, out: NDArray[np.bool_], *, key: int, site: int, index: int, rate: float) -> None:
         """Fill `out`, one row's site of any shape, with the mask of pass `index`: what `keep` gives, without a copy."""
