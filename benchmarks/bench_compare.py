@@ -25,7 +25,7 @@ from tables import Row, write
 
 from embedsvc import EmbeddingSet, compare
 from embedsvc.knn import neighbor_graph
-from embedsvc.sides import _ALL_TEXTS as EVERY_TEXT
+from embedsvc.shared import ALL_TEXTS as EVERY_TEXT
 from embedsvc.types import Mode
 
 VARIANTS = ("pre_dropout.inference", "pre_dropout.training.0", "post_dropout.training.0", "post_dropout.head.0")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import metrics, plots
+from embedsvc import metrics, plots, shared
 from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import SettingsError
 from embedsvc.figures import Figure, Pair, measure_pair
@@ -19,7 +19,8 @@ from embedsvc.knn import Graphs
 from embedsvc.manifest import summarise
 from embedsvc.metrics import METRICS
 from embedsvc.results import Columns, Result
-from embedsvc.sides import Draws, Side, Work
+from embedsvc.shared import Draws, Work
+from embedsvc.sides import Side
 from embedsvc.types import check_seed
 from embedsvc.variants import OTHER
 
@@ -39,7 +40,6 @@ DEFAULT_VARIANTS = (
 )
 
 _KS = (10, 50)
-_MANY = 5_000
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -252,12 +252,13 @@ def compare(
     n_simulations : int, optional
         Head masks drawn where the expectation has no closed form, 2 or more; 4 by default, 2 above 5,000 texts.
     sample : int
-        Texts for what takes squares of their number (RSA, permutations, the interval of CKA) and, above 20,000 texts,
+        Texts for what takes squares of their number (RSA, permutations, the interval of CKA) and, above 10,000 texts,
         whose neighbours are searched: from 10 to 2,000.
     seed : int
         Of all draws; a set's own masks are drawn by its own seed.
     graphs : Graphs, optional
-        Of this set, to use instead of searching again; not with `other`.
+        Of this set, to use instead of searching again; not with `other`. ``Graphs(embeddings, 50)`` is of every text,
+        however many there are.
     told : callable
         Is told each pair as its turn comes.
 
@@ -289,7 +290,7 @@ def compare(
     if n < 4:
         raise SettingsError(f"there are {n} texts to compare, expected 4 or more", "Bring more texts.")
     if n_simulations is None:
-        n_simulations = 4 if n <= _MANY else 2
+        n_simulations = 4 if n <= shared.MANY else 2
     notes: list[str] = []
     chosen = _neighbors(ks, n, notes)
     if set(measures) - {"cka"}:
@@ -340,7 +341,7 @@ _METHOD = (
     "otherwise, a text never its own. Dropout alone: the head's, by closed form (CKA, cosine) or drawn "
     "head masks (Procrustes of more than 5,000 texts: one draw). Chance: random matches of the texts of the sample "
     "(Procrustes: of all texts, 5 draws; second-order cosine: 5 draws). Intervals: bootstrap over texts, "
-    "95 %; of CKA, Procrustes and RSA to first order, RSA's from 300 texts of the sample."
+    "95 %; of CKA, Procrustes and RSA to first order."
 )
 
 
@@ -371,7 +372,7 @@ def _identical(sides: list[Side]) -> dict[str, str]:
             told = side.embeddings is earlier.embeddings and earlier.variant == side.embeddings.manifest.identical.get(
                 side.variant
             )
-            if told or side.digest == earlier.digest:
+            if told or side.equals(earlier):
                 same[side.name] = earlier.name
                 break
     return same

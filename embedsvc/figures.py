@@ -14,7 +14,8 @@ from embedsvc.errors import NoValueError
 from embedsvc.knn import NeighborGraph
 from embedsvc.metrics import METRICS
 from embedsvc.resampling import Range
-from embedsvc.sides import Side, Work
+from embedsvc.shared import Work
+from embedsvc.sides import Side
 from embedsvc.simulation import Mechanism, Simulation, mechanism
 
 __all__ = ["Figure", "Pair", "measure_pair"]
@@ -128,8 +129,13 @@ class _Task:
 
     @property
     def simulation(self) -> Simulation:
+        return self.work.simulation(self.base)
+
+    @property
+    def base(self) -> Side:
+        """The variant that is masked."""
         assert self.basis is not None
-        return self.work.simulation(self.a, self.basis.base)
+        return self.work.base(self.a, self.basis.base)
 
     def rng(self, what: str) -> np.random.Generator:
         return self.work.draws.rng(what, self.a.name, self.b.name)
@@ -155,23 +161,14 @@ class _Task:
 
 
 def _cka(task: _Task) -> dict[str, Figure]:
-    work = task.work
-    moments = work.moments
+    work, moments = task.work, task.work.moments
     k, l = work.grams[task.i], work.grams[task.j]  # noqa: E741 - Gram matrices K, L
     for side, at, gram in ((task.a, task.i, k), (task.b, task.j, l)):
         if not moments.shares_variation(at) or not gram.any():
             raise NoValueError(f"no two texts share any variation of {side.name}, which leaves 0/0 once it is debiased")
 
     def expected(basis: Mechanism) -> float:
-        own = next(
-            (
-                s
-                for s, side in enumerate(work.sides)
-                if side.variant == basis.base and side.embeddings is task.a.embeddings
-            ),
-            None,
-        )
-        base, at = (moments, own) if own is not None else (work.base_moments(task.a, basis.base), 0)
+        base, at = work.base_moments(task.base)
         n, cross = base.n, base.cross[at, at]
         second = np.diagonal(cross) / n + base.means[at] ** 2
         debiased = base.hsic(at, at) / (n * (n - 3))
@@ -179,7 +176,7 @@ def _cka(task: _Task) -> dict[str, Figure]:
 
     observed = moments.cka(task.i, task.j)
     own = float(np.vdot(k, l) / np.sqrt(np.vdot(k, k) * np.vdot(l, l)))
-    drawn = Range.of(resampling.bootstrap_cka(k, l, work.weights) - own)
+    drawn = Range.of(work.resampled_grams[:, task.i, task.j] - own)
     return {
         "cka": task.figure(
             "cka",
@@ -193,16 +190,15 @@ def _cka(task: _Task) -> dict[str, Figure]:
 
 
 def _procrustes(task: _Task) -> dict[str, Figure]:
-    work, moments = task.work, task.work.moments
-    observed = moments.procrustes(task.i, task.j)
-    rotation, _ = moments.rotation(task.i, task.j)
-    x, y = (work.sampled(at) - moments.means[at] for at in (task.i, task.j))
-    drawn = resampling.bootstrap_procrustes(x, y, rotation, work.weights)
-    whole = resampling.bootstrap_procrustes(x, y, rotation, np.ones((1, len(x))))[0]
+    work = task.work
+    rotation, observed = work.rotation(task.i, task.j)
+    x, y = work.centred[task.i], work.centred[task.j]
+    weights = np.concatenate([np.ones((1, len(x))), work.weights])  # all as they are, then the draws
+    whole, *drawn = resampling.bootstrap_procrustes(x, y, rotation, weights)
     null = resampling.permute_procrustes(
         lambda: (task.a.vectors, task.b.vectors),
-        (moments.cross[task.i, task.i], moments.cross[task.j, task.j]),
-        moments.n,
+        (work.spectra[task.i], work.spectra[task.j]),
+        work.moments.n,
         min(_PROCRUSTES_DRAWS, work.draws.permutations),
         task.rng("procrustes"),
     )
@@ -213,14 +209,14 @@ def _procrustes(task: _Task) -> dict[str, Figure]:
             lambda basis: task.simulation.procrustes(basis.masks),
             "simulation",
             Range.of(null),
-            Range.of(drawn - whole).moved(observed, _narrower(work)),
+            Range.of(np.array(drawn) - whole).moved(observed, _narrower(work)),
         )
     }
 
 
 def _rsa(task: _Task) -> dict[str, Figure]:
     work = task.work
-    a, b = work.ranks[task.i], work.ranks[task.j]
+    a, b = work.rank_squares[task.i], work.rank_squares[task.j]
     for side, ranks in ((task.a, a), (task.b, b)):
         if not ranks.any():
             raise NoValueError(f"all distances between texts of {side.name} are equal, so they have no order")
@@ -229,17 +225,17 @@ def _rsa(task: _Task) -> dict[str, Figure]:
         "rsa": task.figure(
             "rsa",
             observed,
-            lambda basis: task.simulation.rsa(basis.masks, work.rows),
+            lambda basis: task.simulation.rsa(basis.masks, work.rows, work.ranks(task.base)),
             "simulation",
             Range.of(work.permuted_ranks[:, task.i, task.j]),
-            Range.of(observed + work.rank_bootstrap[:, task.i, task.j]),
+            Range.of(observed + work.resampled_ranks[:, task.i, task.j]),
         )
     }
 
 
 def _cosine(task: _Task) -> dict[str, Figure]:
     work = task.work
-    scores = metrics.row_cosines(task.a.vectors, task.b.vectors)
+    scores = np.clip(np.einsum("nd,nd->n", task.a.unit, task.b.unit, dtype=np.float64), -1.0, 1.0)
     task.scores["cosine"] = scores
 
     def expected(basis: Mechanism) -> float:
@@ -247,12 +243,9 @@ def _cosine(task: _Task) -> dict[str, Figure]:
         task.scores["cosine_expected"] = form
         return float(form.mean())
 
-    units = (task.a.unit[work.rows], task.b.unit[work.rows])
-    null = resampling.permute_cosine(*units, work.draws.permutations, task.rng("cosine"))
+    null = Range.of(work.permuted_cosines[:, task.i, task.j])
     return {
-        "cosine": task.figure(
-            "cosine", float(scores.mean()), expected, "closed form", Range.of(null), work.mean_interval(scores)
-        )
+        "cosine": task.figure("cosine", float(scores.mean()), expected, "closed form", null, work.mean_interval(scores))
     }
 
 
@@ -265,7 +258,7 @@ def _knn_overlap(task: _Task) -> dict[str, Figure]:
         scores = task.spread(name, knn.overlap(a, b, k))
 
         def expected(basis: Mechanism, k: int = k, name: str = name, scores: Floats = scores) -> float:
-            graph = work.base_graph(task.a, basis.base)
+            graph = work.base_graph(task.base)
             form = task.spread(f"{name}_expected", task.simulation.overlap(basis.masks, k, graph))
             task.spread(f"knn_excess_change_{k}", form - scores)
             return float(form.mean())
@@ -293,9 +286,7 @@ def _second_order(task: _Task) -> dict[str, Figure]:
         "second_order_cosine": task.figure(
             "second_order_cosine",
             float(scores.mean()),
-            lambda basis: float(
-                task.simulation.second_order(basis.masks, k, work.base_graph(task.a, basis.base)).mean()
-            ),
+            lambda basis: float(task.simulation.second_order(basis.masks, k, work.base_graph(task.base)).mean()),
             "simulation",
             Range.of(np.array(null)),
             work.mean_interval(scores),
@@ -306,7 +297,7 @@ def _second_order(task: _Task) -> dict[str, Figure]:
 def _generic(task: _Task, name: str) -> dict[str, Figure]:
     """Any registered measure, of the sample, by calling it."""
     work, measure = task.work, METRICS[name]
-    x, y = work.sampled(task.i), work.sampled(task.j)
+    x, y = work.sampled(task.a), work.sampled(task.b)
     rng = task.rng(name)
     null = [measure(x, y[rng.permutation(len(y))]) for _ in range(work.draws.permutations)]
     # Halves of the texts without replacement spread as the whole does, and hold no text twice (Shao & Wu 1989).

@@ -32,6 +32,7 @@ Metric = Literal["cosine", "euclidean"]
 EXACT_ROWS = 50_000  # above, an approximate graph takes a fraction of the time and its recall is measured
 
 _RECALL_QUERIES = 1_000
+_ROWS = 256  # in float64 they stay in the cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +123,7 @@ def neighbor_graph(
     rows: NDArray[np.int64] | None = None,
     exact: bool | None = None,
     checked: NDArray[np.int64] | None = None,
+    unit: bool = False,
     name: str = "the vectors",
 ) -> NeighborGraph:
     """The k nearest other texts of each text.
@@ -140,6 +142,8 @@ def neighbor_graph(
         By default up to `EXACT_ROWS` rows; above by NN-descent (Dong et al. 2011), with its recall.
     checked : ndarray of int, optional
         Rows that an approximate search must get right, its recall being measured on them; by default 1,000 drawn.
+    unit : bool
+        The vectors are of length 1 already, by `unit_rows`.
     name : str
         What the vectors are, for messages.
 
@@ -168,7 +172,10 @@ def neighbor_graph(
             "and a text is not its own neighbour",
             "Ask for fewer neighbours, or bring more texts.",
         )
-    points = unit_rows(vectors, name) if metric == "cosine" else np.ascontiguousarray(vectors, dtype=np.float32)
+    if metric == "cosine" and not unit:
+        points = unit_rows(vectors, name)
+    else:
+        points = np.ascontiguousarray(vectors, dtype=np.float32)
     if rows is not None:
         rows = np.unique(np.asarray(rows, dtype=np.int64))
     if rows is not None or exact or (exact is None and n <= EXACT_ROWS):
@@ -339,15 +346,18 @@ def unit_rows(vectors: Vectors, name: str = "the vectors") -> Vectors:
     DegenerateInputError
         For rows of zeros, which have no direction; the message counts and names them.
     """
-    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    if not norms.all():
+    lengths, unit = np.empty((len(vectors), 1)), np.empty(vectors.shape, np.float32)
+    for start in range(0, len(vectors), _ROWS):
+        cut = slice(start, start + _ROWS)
+        wide = vectors[cut].astype(np.float64)
+        np.sqrt(np.einsum("nd,nd->n", wide, wide), out=lengths[cut, 0])
+        np.divide(wide, lengths[cut], out=wide, where=lengths[cut] > 0)
+        unit[cut] = wide
+    if not lengths.all():
         raise DegenerateInputError(
-            f"{name}: only zeros in {_named(np.flatnonzero(norms == 0))}, and a zero vector has no direction",
+            f"{name}: only zeros in {_named(np.flatnonzero(lengths == 0))}, and a zero vector has no direction",
             "Leave these texts out, or measure euclidean distances.",
         )
-    # Divided in float64 and written as float32 piece by piece, without a float64 copy of everything.
-    unit = np.empty(vectors.shape, np.float32)
-    np.divide(vectors, norms[:, None], out=unit, casting="same_kind")
     return unit
 
 

@@ -237,28 +237,48 @@ def row_second_order(
     NoValueError
         If a text is at right angles to all of its neighbours.
     """
-    rows = a.queries
+    rows, k = a.queries, a.k
+    at, of = (rows, a.indices) if order is None else (order[rows], order[a.indices])
+    first, second = np.zeros((2, len(rows), k + b.k))
+    first[:, :k] = _near(x, a, rows, a.indices)
+    second[:, k:] = _near(y, b, at, b.indices if order is None else order[b.indices])
+    # Each side knows how near its own neighbours are. What both have counts once, in the place it has in `a`.
     both = np.concatenate([a.indices, b.indices], axis=1)
-    result = np.empty(len(rows))
-    step = max(1, 8_000_000 // (both.shape[1] * max(x.shape[1], y.shape[1])))  # 32 MB of neighbours at a time
+    sorting = np.argsort(both, axis=1, kind="stable")
+    both = np.take_along_axis(both, sorting, axis=1)
+    row, place = np.nonzero(both[:, 1:] == both[:, :-1])
+    mine, theirs = sorting[row, place], sorting[row, place + 1]
+    second[row, mine], second[row, theirs] = second[row, theirs], 0.0
+    only_a, only_b = np.ones((len(rows), k), dtype=bool), np.ones((len(rows), b.k), dtype=bool)
+    only_a[row, mine] = only_b[row, theirs - k] = False
+    row, place = np.nonzero(only_b)
+    first[row, k + place] = _dots(x, rows[row], b.indices[row, place])
+    row, place = np.nonzero(only_a)
+    second[row, place] = _dots(y, at[row], of[row, place])
+    norms = np.einsum("mk,mk->m", first, first) * np.einsum("mk,mk->m", second, second)
+    if not norms.all():
+        raise NoValueError(
+            f"row {int(rows[np.argmin(norms)])} is unlike all of its neighbours: cosine 0",
+            "Leave this text out, or take knn_overlap.",
+        )
+    return np.asarray(np.clip(np.einsum("mk,mk->m", first, second) / np.sqrt(norms), -1.0, 1.0))
+
+
+def _near(x: Vectors, graph: NeighborGraph, rows: NDArray[np.int64], near: NDArray[np.integer]) -> Floats:
+    """Cosines of rows of a graph with their neighbours, which a graph by cosine knows."""
+    if graph.metric == "cosine":
+        return np.asarray(1.0 - graph.distances.astype(np.float64))
+    return _dots(x, np.repeat(rows, graph.k), near.ravel()).reshape(near.shape)
+
+
+def _dots(x: Vectors, rows: NDArray[np.integer], others: NDArray[np.integer]) -> Floats:
+    """Products of rows with others, one by one, a few at a time: what is gathered stays in the cache."""
+    found = np.empty(len(rows))
+    step = max(1, 200_000 // x.shape[1])
     for start in range(0, len(rows), step):
         cut = slice(start, start + step)
-        near = np.sort(both[cut], axis=1)
-        # A neighbour on both sides counts once.
-        once = np.concatenate([np.ones((len(near), 1), dtype=bool), near[:, 1:] != near[:, :-1]], axis=1)
-        at, other = (rows[cut], near) if order is None else (order[rows[cut]], order[near])
-        first, second = (
-            np.where(once, np.einsum("md,mkd->mk", side[own], side[others]), 0).astype(np.float64)
-            for side, own, others in ((x, rows[cut], near), (y, at, other))
-        )
-        norms = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
-        if not norms.all():
-            raise NoValueError(
-                f"row {int(rows[cut][np.argmin(norms)])} is unlike all of its neighbours: cosine 0",
-                "Leave this text out, or take knn_overlap.",
-            )
-        result[cut] = (first * second).sum(axis=1) / norms
-    return np.clip(result, -1.0, 1.0)
+        found[cut] = np.einsum("nd,nd->n", x[rows[cut]], x[others[cut]])
+    return found
 
 
 def alignment(x: Vectors, y: Vectors) -> float:

@@ -13,7 +13,10 @@ from embedsvc.knn import check_vectors
 from embedsvc.threads import one_thread
 from embedsvc.types import Vectors
 
-__all__ = ["Moments", "moments"]
+__all__ = ["CLOSE", "Moments", "moments"]
+
+CLOSE = 0.02  # an angle in radians; its square is what rounding is to be small beside
+_FAR = 16.0  # squared distance of what sums are about from the mean, as a multiple of the variance
 
 Floats = NDArray[np.float64]
 Blocks = Callable[[], Iterable[Sequence[Vectors]]]
@@ -33,7 +36,9 @@ class Moments:
     norms : ndarray of shape (n_representations,)
         Σ‖x - mean‖².
     products : ndarray of shape (n_representations, n_representations)
-        Σ ‖x - mean‖² · ‖y - mean‖².
+        Σ ‖x - mean‖² · ‖y - mean‖², NaN where there is no `cross`.
+    single : bool
+        Whether products were taken in float32.
     """
 
     n: int
@@ -41,6 +46,7 @@ class Moments:
     cross: dict[tuple[int, int], Floats]
     norms: Floats
     products: Floats
+    single: bool = False
 
     def between(self, i: int, j: int) -> Floats:
         """Σ (x - mean)(y - mean)ᵀ of representations i and j in that order, shape (width_i, width_j)."""
@@ -64,7 +70,10 @@ class Moments:
         Debiasing leaves out each text's product with itself, and of one text that lies apart from equal ones nothing is
         left but rounding.
         """
-        return bool(self.hsic(i, i) > self.n * np.finfo(np.float64).eps * self.norms[i] ** 2)
+        rounding = self.n * float(np.finfo(np.float64).eps)
+        if self.single:
+            rounding = max(rounding, 16 * float(np.finfo(np.float32).eps))
+        return bool(self.hsic(i, i) > rounding * self.norms[i] ** 2)
 
     def cka(self, i: int, j: int) -> float:
         """Debiased linear CKA; see `linear_cka`."""
@@ -85,62 +94,83 @@ class Moments:
         return _angle(float(nuclear) / np.sqrt(self.norms[i] * self.norms[j]))
 
     def rotation(self, i: int, j: int) -> tuple[Floats, float]:
-        """The orthogonal map that turns i onto j best, and the nuclear norm of their cross-product.
+        """The orthogonal map that turns i onto j best, and the angular distance that it leaves.
 
-        The narrower side counts as filled up with zeros.
+        Shape (width_i, width_j); the narrower side counts as filled up with zeros.
         """
-        from scipy.linalg import orthogonal_procrustes
-
-        cross = self.between(i, j)
-        width = max(cross.shape)
-        square = np.zeros((width, width))
-        square[: cross.shape[0], : cross.shape[1]] = cross
         with one_thread():
-            rotation, nuclear = orthogonal_procrustes(np.eye(width), square)
-        return rotation[: cross.shape[0], : cross.shape[1]], float(nuclear)
+            left, values, right = np.linalg.svd(self.between(i, j), full_matrices=False)
+            rotation = left @ right
+        return rotation, _angle(float(values.sum()) / np.sqrt(self.norms[i] * self.norms[j]))
 
 
-def moments(blocks: Blocks, *, pairs: Iterable[tuple[int, int]] | None = None, names: Sequence[str] = ()) -> Moments:
+def moments(
+    blocks: Blocks,
+    *,
+    pairs: Iterable[tuple[int, int]] | None = None,
+    names: Sequence[str] = (),
+    single: bool = False,
+    about: Sequence[Floats] | None = None,
+) -> Moments:
     """Stream the moments of several representations, in memory that does not grow with the texts.
 
     Parameters
     ----------
     blocks : callable
-        Starts a pass over the rows, and is called twice.
+        Starts a pass over the rows; one is enough, unless the first block is unlike the rest.
     pairs : iterable of (int, int), optional
         Cross-products that are needed; all by default. CKA needs that of each side with itself, Procrustes does not.
     names : sequence of str, optional
         What the representations are, for messages.
+    single : bool
+        Products of a block in float32, in half the time, and only their sums in float64: right to some 1e-8 of the
+        norms. An angle below `CLOSE` then wants to be measured again.
+    about : sequence of ndarray of shape (width,), optional
+        What the sums are taken about: near the means, or their digits are lost. By default the means of the first
+        block.
 
     Raises
     ------
     DegenerateInputError
         For NaN or infinite vectors, and a representation that is the same for every text.
     """
-    n, shifts, sums, varies = 0, [], [], []
-    cross: dict[tuple[int, int], Floats] = {}
+    kind = np.float32 if single else np.float64
+    n, shifts = 0, [np.asarray(shift, kind) for shift in about or ()]
     first: list[Vectors] = []
+    cross: dict[tuple[int, int], Floats] = {}
     for block in blocks():
         labels = names or [f"representation {i}" for i in range(len(block))]
-        if not first and len(block[0]):
-            first = [x[:1].copy() for x in block]
-            # Sums about a vector near the mean: about zero, a large mean would eat the digits of the variance.
-            shifts = [x.mean(axis=0, dtype=np.float64) for x in block]
-            sums = [np.zeros(x.shape[1]) for x in block]
-            varies = [False] * len(block)
-            every = [(i, j) for i in range(len(block)) for j in range(i, len(block))]
-            some = every if pairs is None else {(min(pair), max(pair)) for pair in pairs}
-            cross = {(i, j): np.zeros((len(sums[i]), len(sums[j]))) for i, j in some}
         if len({len(x) for x in block}) > 1:
             raise SettingsError(f"the representations have {', '.join(str(len(x)) for x in block)} rows")
         for i, x in enumerate(block):
             check_vectors(x, labels[i], first=n)
-            varies[i] = varies[i] or bool((x != first[i]).any())
-        moved = [x - shift for x, shift in zip(block, shifts, strict=True)]
-        for i, u in enumerate(moved):
-            sums[i] += u.sum(axis=0)
+        if not len(block[0]):
+            continue
+        if not first:
+            first = [x[:1].copy() for x in block]
+            # Sums about a vector near the mean: about zero, a large mean would eat the digits of the variance.
+            shifts = shifts or [x.mean(axis=0, dtype=np.float64).astype(kind) for x in block]
+            widths = [x.shape[1] for x in block]
+            varies = [False] * len(block)
+            every = [(i, j) for i in range(len(block)) for j in range(i, len(block))]
+            some = every if pairs is None else {(min(pair), max(pair)) for pair in pairs}
+            cross = {(i, j): np.zeros((widths[i], widths[j])) for i, j in some}
+            sums = [np.zeros(width) for width in widths]  # Σ u
+            energies = np.zeros(len(block))  # Σ ‖u‖²
+            products = np.zeros((len(block), len(block)))  # Σ ‖u‖² ‖v‖²
+            weighted = [np.zeros((len(block), width)) for width in widths]  # Σ ‖u‖² v
+        moved = [np.subtract(x, shift, dtype=kind) for x, shift in zip(block, shifts, strict=True)]
+        squared = np.stack([np.einsum("nd,nd->n", u, u, dtype=np.float64) for u in moved])
+        if single and not all(1e-15 < each < 1e15 for each in squared.max(axis=1)):  # squares leave float32
+            moved = [u.astype(np.float64) for u in moved]
         for (i, j), total in cross.items():
             total += moved[i].T @ moved[j]
+        for i, u in enumerate(moved):
+            varies[i] = varies[i] or bool((block[i] != first[i]).any())
+            sums[i] += u.sum(axis=0, dtype=np.float64)
+            weighted[i] += squared.astype(u.dtype) @ u
+        energies += squared.sum(axis=1)
+        products += squared @ squared.T
         n += len(block[0])
     _check_count(n)
     for i, differs in enumerate(varies):
@@ -149,16 +179,22 @@ def moments(blocks: Blocks, *, pairs: Iterable[tuple[int, int]] | None = None, n
                 f"{labels[i]}: all {n:,} texts have the same vector, so nothing about it can be alike",
                 "Leave it out; a model that says the same of every text is broken or untrained.",
             )
+    apart = [total / n for total in sums]  # of the means from what the sums are about
+    away = np.array([each @ each for each in apart])
+    norms = energies - n * away
+    means = [shift.astype(np.float64) + each for shift, each in zip(shifts, apart, strict=True)]
+    if about is None and (n * away > _FAR * norms).any():
+        return moments(blocks, pairs=pairs, names=names, single=single, about=means)
+    found = np.full(products.shape, np.nan)
+    for i, j in cross:
+        # ‖x - mean‖² is ‖u‖² - 2 u·apart + ‖apart‖²: the sum of its products, multiplied out.
+        moved_by = weighted[j][i] @ apart[j] + weighted[i][j] @ apart[i]
+        both = 4 * (apart[i] @ cross[i, j] @ apart[j]) - 3 * n * away[i] * away[j]
+        found[i, j] = products[i, j] - 2 * moved_by + away[j] * energies[i] + away[i] * energies[j] + both
+        found[j, i] = found[i, j]
     for (i, j), total in cross.items():
-        total -= np.outer(sums[i], sums[j]) / n
-    means = [shift + total / n for shift, total in zip(shifts, sums, strict=True)]
-    norms, products = np.zeros(len(means)), np.zeros((len(means), len(means)))
-    for block in blocks():
-        moved = [x - mean for x, mean in zip(block, means, strict=True)]
-        squared = np.stack([np.einsum("nd,nd->n", u, u) for u in moved])
-        norms += squared.sum(axis=1)
-        products += squared @ squared.T
-    return Moments(n, tuple(means), cross, norms, products)
+        total -= n * np.outer(apart[i], apart[j])
+    return Moments(n, tuple(means), cross, norms, found, single)
 
 
 def _check_count(n: int) -> None:

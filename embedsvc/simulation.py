@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import knn, masks, metrics, theory
+from embedsvc import knn, metrics, theory
 from embedsvc.embeddings import EmbeddingSet
-from embedsvc.head import Head
 from embedsvc.knn import NeighborGraph
-from embedsvc.moments import moments
+from embedsvc.moments import CLOSE, moments
+from embedsvc.ranks import ranks
+from embedsvc.sides import ROWS, Side
 from embedsvc.types import Mode, Variant, Vectors
 
 __all__ = ["Mechanism", "Simulation", "mechanism"]
@@ -23,7 +24,6 @@ __all__ = ["Mechanism", "Simulation", "mechanism"]
 Floats = NDArray[np.float64]
 T = TypeVar("T", float, Floats)
 
-_MANY = 5_000
 _PRE, _POST = "pre_dropout", "post_dropout"
 
 
@@ -89,33 +89,36 @@ class Simulation:
 
     Parameters
     ----------
-    base : ndarray of shape (n, width), float32
-    head : Head
-    ids : sequence of str
+    base : Side
+    keys : ndarray of shape (n,), uint64
+        Row keys, see `masks.row_key`.
     passes : int
         Draws, 2 or more; two independent masks are those of consecutive draws.
     seed : int
         Not that of the set, or its own masks would be drawn again.
+    many : bool
+        Whether the texts are so many that Procrustes hardly differs between draws: one will do, and float32.
     """
 
-    def __init__(self, base: Vectors, head: Head, ids: Sequence[str], *, passes: int, seed: int) -> None:
+    def __init__(self, base: Side, keys: NDArray[np.uint64], *, passes: int, seed: int, many: bool) -> None:
         self.base = base
-        self._draw = (head, masks.row_keys(ids), seed)
         self.passes = passes
+        self._head = base.embeddings.manifest.head
+        self._keys, self._seed, self._many = keys, seed, many
         self._found: list[NeighborGraph] = []
         self._known: dict[tuple[str | int, ...], Any] = {}
 
     @cached_property
     def posts(self) -> list[Vectors]:
         """The base under each mask."""
-        head, keys, seed = self._draw
-        posts = [np.empty_like(self.base) for _ in range(self.passes)]
+        posts = [np.empty_like(self.base.vectors) for _ in range(self.passes)]
         # Some rows at a time: a mask of all of them would be as large again; and of these all passes in one run.
-        for start in range(0, len(self.base), 4096):
-            rows = slice(start, start + 4096)
-            drawn = head.posts(self.base[rows], keys[rows], seed=seed, passes=range(self.passes))
-            for post, some in zip(posts, drawn, strict=True):
-                post[rows] = some
+        for start in range(0, len(self._keys), ROWS):
+            rows = slice(start, start + ROWS)
+            some = self.base.vectors[rows]
+            drawn = self._head.posts(some, self._keys[rows], seed=self._seed, passes=range(self.passes))
+            for post, masked in zip(posts, drawn, strict=True):
+                post[rows] = masked
         return posts
 
     def pairs(self, count: int) -> Iterator[tuple[int, int]]:
@@ -124,37 +127,40 @@ class Simulation:
 
     def side(self, at: int) -> Vectors:
         """The base, -1, or a draw."""
-        return self.base if at < 0 else self.posts[at]
+        return self.base.vectors if at < 0 else self.posts[at]
 
     def cosines(self, count: int) -> Floats:
         """Mean cosine of each text, which has a closed form and needs no draw."""
         if ("cosines", count) not in self._known:
             form = theory.cosine_between_passes if count == 2 else lambda x, p: theory.cosine_under_dropout(x, p)[0]
-            self._known["cosines", count] = form(self.base, self._draw[0].rate)
+            self._known["cosines", count] = form(self.base.vectors, self._head.rate)
         return np.asarray(self._known["cosines", count])
 
     def procrustes(self, count: int) -> float:
-        """Mean angular distance; of more than 5,000 texts it hardly differs between draws, so that one will do."""
+        """Mean angular distance; of many texts that of one draw."""
         key = ("procrustes", count)
-        if len(self.base) > _MANY and key not in self._known:
+        if self._many and key not in self._known:
             self._known[key] = self._angle(*next(self.pairs(count)))
         return self._mean(key, count, self._angle)
 
     def _angle(self, i: int, j: int) -> float:
-        x, y, starts = self.side(i), self.side(j), range(0, len(self.base), 4096)
-        blocks = lambda: ((x[at : at + 4096], y[at : at + 4096]) for at in starts)  # noqa: E731
-        return moments(blocks, pairs=[(0, 1)]).procrustes(0, 1)
+        x, y, starts = self.side(i), self.side(j), range(0, len(self._keys), ROWS)
+        blocks = lambda: ((x[at : at + ROWS], y[at : at + ROWS]) for at in starts)  # noqa: E731
+        found = moments(blocks, pairs=[(0, 1)], single=self._many).procrustes(0, 1)
+        return found if found >= CLOSE or not self._many else moments(blocks, pairs=[(0, 1)]).procrustes(0, 1)
 
-    def rsa(self, count: int, rows: NDArray[np.int64]) -> float:
-        """Mean correlation over the pairs of some texts, the same at every call."""
+    def rsa(self, count: int, rows: NDArray[np.int64], base_ranks: Floats) -> float:
+        """Mean correlation over the pairs of some texts, the same at every call; `base_ranks` are those of the base."""
 
-        def ranks(at: int) -> Floats:
-            key = ("ranks", at)  # to rank half a million distances costs more than to correlate them
+        def ranked(at: int) -> Floats:
+            if at < 0:
+                return base_ranks
+            key = ("ranks", at)
             if key not in self._known:
-                self._known[key] = metrics.distance_ranks(self.side(at)[rows])
+                self._known[key] = ranks(metrics.distances(self.posts[at][rows]))
             return np.asarray(self._known[key])
 
-        return self._mean(("rsa", count), count, lambda i, j: float(np.corrcoef(ranks(i), ranks(j))[0, 1]))
+        return self._mean(("rsa", count), count, lambda i, j: float(np.corrcoef(ranked(i), ranked(j))[0, 1]))
 
     def generic(self, count: int, measure: metrics.Measure, rows: NDArray[np.int64]) -> float:
         """Mean of any measure over some texts, the same at every call."""
@@ -185,14 +191,13 @@ class Simulation:
 
     @cached_property
     def _units(self) -> list[Vectors]:
-        return [knn.unit_rows(x, "vectors under a drawn mask") for x in (self.base, *self.posts)]
+        return [self.base.unit, *(knn.unit_rows(post, "vectors under a drawn mask") for post in self.posts)]
 
     def _graphs(self, graph: NeighborGraph) -> list[NeighborGraph]:
         if not self._found:
+            exact = graph.exact or None
             self._found = [
-                knn.neighbor_graph(
-                    x, graph.k, seed=graph.seed, rows=graph.rows, exact=graph.exact or None, name="under a drawn mask"
-                )
-                for x in self.posts
+                knn.neighbor_graph(unit, graph.k, seed=graph.seed, rows=graph.rows, exact=exact, unit=True)
+                for unit in self._units[1:]
             ]
         return [graph, *self._found]

@@ -197,10 +197,9 @@ def test_the_json_holds_all_figures(result):
 
 
 def test_large_sets_are_sampled_and_say_so(honest, monkeypatch):
-    monkeypatch.setattr("embedsvc.sides._ALL_TEXTS", 200)
-    monkeypatch.setattr("embedsvc.comparison._MANY", 200)
+    monkeypatch.setattr("embedsvc.shared.ALL_TEXTS", 200)
+    monkeypatch.setattr("embedsvc.shared.MANY", 200)
     pick = ["pre_dropout.inference", "post_dropout.head.0"]
-    monkeypatch.setattr("embedsvc.simulation._MANY", 200)
     some = compare(honest, variants=pick, sample=60, **FAST)
     assert some.n_simulations == 2
     assert "neighbours of 60 sampled texts among all 300; RSA and permutations of 60 sampled texts" in some.sampling
@@ -347,7 +346,7 @@ def test_vectors_without_a_value_name_variant_and_rows(folder):
     pick = {"variants": ["pre_dropout.inference", "pre_dropout.training.0"], **FAST}
     with pytest.raises(DegenerateInputError, match="pre_dropout.training.0: NaN or infinite numbers in 2 rows: 3, 8 "):
         compare(made_up(folder, "nan", pre_dropout__inference=good, pre_dropout__training__0=bad), **pick)
-    with pytest.raises(DegenerateInputError, match="zero vector.* row 5"):
+    with pytest.raises(DegenerateInputError, match="pre_dropout.training.0: only zeros in 1 row: 5 "):
         compare(made_up(folder, "zero", pre_dropout__inference=good, pre_dropout__training__0=zero), **pick)
     with pytest.raises(DegenerateInputError, match="pre_dropout.training.0: all 40 texts have the same vector"):
         compare(made_up(folder, "flat", pre_dropout__inference=good, pre_dropout__training__0=0 * good + 0.1), **pick)
@@ -384,7 +383,7 @@ def test_cka_alone_streams_from_the_set(honest, monkeypatch):
     pick = ["pre_dropout.inference", "post_dropout.head.0", "pre_dropout.training.0", "post_dropout.training.0"]
     whole = compare(honest, variants=pick, **FAST)
     monkeypatch.setattr(EmbeddingSet, "__getitem__", None)
-    monkeypatch.setattr("embedsvc.sides._ROWS", 70)
+    monkeypatch.setattr("embedsvc.sides.ROWS", 70)
     streamed = compare(honest, variants=pick, measures=["cka"], **FAST)
     for one, other in zip(streamed.pairs, whole.pairs, strict=True):
         (figure,) = one.figures.values()

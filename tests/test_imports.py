@@ -30,7 +30,7 @@ LAYERS = {
         *("models", "texts", "settings", "streaming", "batching", "catalog", "fetching", "datasets", "sdists", "head"),
         *("arrow", "manifest", "schema", "parts", "store", "stored", "columns", "embeddings", "formats"),
         *("metrics", "moments", "simulation"),
-        *("resampling", "figures", "sides"),
+        *("resampling", "figures", "sides", "shared"),
         *(
             "agreement",
             "clusterers",
@@ -48,7 +48,7 @@ LAYERS = {
         *("variability", "joining"),
     },
     "foundations": {
-        *("masks", "processes", "storage", "registry", "knn", "nearest", "theory"),
+        *("masks", "processes", "storage", "registry", "knn", "nearest", "ranks", "theory"),
         *("losses", "colors", "results", "threads", "occupancy", "machine"),
     },
     "values": {"types"},

@@ -29,14 +29,39 @@ def test_moments_of_the_pairs_asked_for():
     assert some.procrustes(0, 2) == pytest.approx(procrustes(X, X[:, :3]), abs=1e-6)
 
 
+def test_a_first_block_unlike_the_rest_costs_no_digits():
+    far = np.concatenate([X[:8] / 1000 + 5000, X])
+    expected = moments(lambda: [(far, far[:, :7])])
+    for single, tolerance in ((False, 1e-9), (True, 1e-4)):
+        streamed = moments(lambda: [(b, b[:, :7]) for b in (far[:8], far[8:])], single=single)
+        assert streamed.products == pytest.approx(expected.products, rel=tolerance)
+        assert streamed.cka(0, 1) == pytest.approx(expected.cka(0, 1), rel=tolerance)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-25, 1e25])
+def test_products_in_float32_are_right_to_six_digits_and_more(size):
+    x, y = (X * size).astype(np.float32), Y + 3
+    blocks = lambda: [(x[:50], y[:50]), (x[50:50], y[50:50]), (x[50:], y[50:])]  # noqa: E731
+    exact, single = moments(blocks), moments(blocks, single=True)
+    assert single.cka(0, 1) == pytest.approx(exact.cka(0, 1), abs=3e-7)
+    assert single.procrustes(0, 1) == pytest.approx(exact.procrustes(0, 1), abs=3e-7)
+    assert single.means[1] == pytest.approx(exact.means[1], rel=1e-6)
+
+
+def test_no_pass_but_the_first_is_needed():
+    read = iter([[(X[:60], Y[:60]), (X[60:], Y[60:])]])
+    assert moments(lambda: next(read)).cka(0, 1) == pytest.approx(linear_cka(X, Y), rel=1e-12)
+
+
+@pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("apart", [np.eye(1, 20) * 3, np.eye(20)])
-def test_texts_that_share_no_variation_have_no_debiased_cka(apart):
+def test_texts_that_share_no_variation_have_no_debiased_cka(apart, single):
     """One text apart from equal ones, or each along an axis of its own: debiased, 0/0, and rounding is no number."""
     alone = np.concatenate([apart, np.zeros((20 - len(apart), 20))]) + 0.1
-    assert not moments(lambda: [(alone,)]).shares_variation(0)
+    assert not moments(lambda: [(alone,)], single=single).shares_variation(0)
     with pytest.raises(NoValueError, match="no two of the 20 texts share any variation"):
         linear_cka(alone, X[:20])
-    assert moments(lambda: [(X[:20],)]).shares_variation(0)
+    assert moments(lambda: [(X[:20],)], single=single).shares_variation(0)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])

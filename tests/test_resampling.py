@@ -6,6 +6,7 @@ from scipy.spatial.distance import pdist
 from scipy.stats import rankdata, spearmanr
 
 from embedsvc import resampling
+from embedsvc.knn import neighbor_graph
 from embedsvc.metrics import linear_cka, procrustes
 from embedsvc.moments import moments
 from embedsvc.resampling import Range
@@ -21,32 +22,94 @@ def orders(draws, seed):
     return [rng.permutation(M) for _ in range(draws)]
 
 
+def matched(draws, seed, m=M):
+    """For each match of `resampling.circles` the text that each text is given."""
+    found = []
+    for circle, shifts in resampling.circles(m, draws, np.random.default_rng(seed)):
+        for shift in shifts:
+            order = np.empty(m, dtype=int)
+            order[circle] = np.roll(circle, -shift)
+            found.append(order)
+    return found
+
+
+def test_matches_are_all_different_and_leave_no_text_its_own():
+    for m in (4, 5, M):
+        drawn = resampling.circles(m, 2 * m, np.random.default_rng(0))
+        assert sum(len(shifts) for _, shifts in drawn) == 2 * m
+        for circle, shifts in drawn:
+            assert sorted(circle) == list(range(m))
+            assert len(set(shifts)) == len(shifts)
+            assert 1 <= min(shifts) <= max(shifts) < m
+    assert len({tuple(order) for order in matched(100, 3)}) == 100
+
+
 def test_permuted_cka_is_that_of_permuted_texts():
     z = Y[:, :3] ** 2
     squares = [resampling.u_centred(x) for x in (X, Y, z)]
-    drawn = resampling.permute_squares(squares, 5, np.random.default_rng(1))
-    assert drawn[:, 0, 1] == pytest.approx([linear_cka(X, Y[order]) for order in orders(5, 1)], abs=1e-6)
-    assert drawn[:, 1, 2] == pytest.approx([linear_cka(Y, z[order]) for order in orders(5, 1)], abs=1e-6)
+    drawn = resampling.permute_squares(squares, 70, np.random.default_rng(1))
+    assert drawn[:, 0, 1] == pytest.approx([linear_cka(X, Y[order]) for order in matched(70, 1)], abs=1e-6)
+    assert drawn[:, 1, 2] == pytest.approx([linear_cka(Y, z[order]) for order in matched(70, 1)], abs=1e-6)
     assert np.isnan(drawn[:, 1, 0]).all()
 
 
-def test_permuted_spearman_is_that_of_permuted_texts():
-    squares = [resampling.rank_square(rankdata(pdist(v)), M) for v in (X, Y)]
+def test_matches_of_a_circle_spread_as_any_permutations_do():
+    squares = [resampling.u_centred(x) for x in (X, Y)]
+    drawn = [resampling.permute_squares(squares, M - 1, np.random.default_rng(seed))[:, 0, 1] for seed in range(6)]
+    real = [linear_cka(X, Y[order]) for order in orders(400, 2)]
+    assert np.mean(drawn) == pytest.approx(np.mean(real), abs=3 * np.std(real) / np.sqrt(300))
+    assert np.mean([values.std() for values in drawn]) == pytest.approx(np.std(real), rel=0.15)
+
+
+@pytest.mark.parametrize("m", [M, M - 1])  # of an even number half a circle meets opposite texts twice
+def test_permuted_spearman_is_that_of_permuted_texts(m):
+    x, y = X[:m], Y[:m]
+    squares = [resampling.rank_square(rankdata(pdist(v)), m) for v in (x, y)]
     drawn = resampling.permute_squares(squares, 5, np.random.default_rng(1))
-    expected = [spearmanr(pdist(X), pdist(Y[order])).statistic for order in orders(5, 1)]
+    expected = [spearmanr(pdist(x), pdist(y[order])).statistic for order in matched(5, 1, m)]
     assert drawn[:, 0, 1] == pytest.approx(expected, abs=1e-6)
 
 
 def test_permuted_cosine_is_that_of_permuted_texts():
-    x = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
-    drawn = resampling.permute_cosine(x, x, 5, np.random.default_rng(1))
-    assert drawn == pytest.approx([(x * x[order]).sum(1).mean() for order in orders(5, 1)], abs=1e-6)
+    x, y, z = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (X, X**3, Y))
+    drawn = resampling.permute_cosines([v.astype(np.float32) for v in (x, y, z)], 5, np.random.default_rng(1))
+    assert drawn[:, 0, 1] == pytest.approx([(x * y[order]).sum(1).mean() for order in matched(5, 1)], abs=1e-6)
+    assert np.isnan(drawn[:, :, 2]).all(), "there is no cosine of unequal widths"
+
+
+@pytest.mark.parametrize("room", [200, 10**8])
+def test_permuted_overlap_is_that_of_permuted_texts(room, monkeypatch):
+    monkeypatch.setattr(resampling, "_TABLE", room)  # bytes: a few rows at a time, or all
+    rows = np.sort(np.random.default_rng(4).choice(M, 40, replace=False))
+    near = [neighbor_graph(v.astype(np.float32), 6, rows=rows).indices for v in (X, Y, X**2)]
+    seeds = range(3)
+    found = resampling.permute_overlaps(near, rows, M, (2, 6), [np.random.default_rng(seed) for seed in seeds])
+    assert set(found) == {(i, j, k) for i, j in ((0, 1), (0, 2), (1, 2)) for k in (2, 6)}
+    rest = np.setdiff1d(np.arange(M), rows)
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        shuffled, others, given = rng.permutation(40), rng.permutation(rest), np.empty(M, dtype=int)
+        given[rows[shuffled]], given[others] = rows, rest  # the text whose place each text takes
+        for (i, j, k), values in found.items():
+            shared = [len(set(near[i][at, :k]) & set(given[near[j][other, :k]])) for at, other in enumerate(shuffled)]
+            assert values[seed] == pytest.approx(np.mean(shared) / k)
+
+
+def test_many_graphs_have_their_overlaps_by_chance_as_two_do():
+    rng = np.random.default_rng(5)
+    near = [neighbor_graph(rng.standard_normal((M, 4)).astype(np.float32), 5).indices for _ in range(24)]
+    made = [
+        resampling.permute_overlaps(some, np.arange(M), M, (1, 3, 5), [np.random.default_rng(0)])
+        for some in (near, near[22:])
+    ]
+    for k in (1, 3, 5):
+        assert made[0][22, 23, k] == made[1][0, 1, k]
 
 
 def test_permuted_procrustes_of_few_texts_is_that_of_permuted_texts():
     m = moments(lambda: [(X, Y)])
-    covariances = (m.cross[0, 0], m.cross[1, 1])
-    drawn = resampling.permute_procrustes(lambda: (X, Y), covariances, M, 5, np.random.default_rng(1))
+    spectra = tuple(np.linalg.eigvalsh(m.cross[i, i]) for i in (0, 1))
+    drawn = resampling.permute_procrustes(lambda: (X, Y), spectra, M, 5, np.random.default_rng(1))
     assert drawn == pytest.approx([procrustes(X, Y[order]) for order in orders(5, 1)], abs=1e-9)
 
 
@@ -54,8 +117,8 @@ def test_permuted_procrustes_of_many_texts_follows_the_normal_law():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((600, 8)) * np.arange(1, 9), rng.standard_normal((600, 6)) + 3
     m = moments(lambda: [(x, y)])
-    covariances = (m.cross[0, 0], m.cross[1, 1])
-    drawn = resampling.permute_procrustes(None, covariances, 600, 200, np.random.default_rng(1))
+    spectra = tuple(np.linalg.eigvalsh(m.cross[i, i]) for i in (0, 1))
+    drawn = resampling.permute_procrustes(None, spectra, 600, 200, np.random.default_rng(1))
     real = [procrustes(x, y[np.random.default_rng(seed).permutation(600)]) for seed in range(200)]
     assert np.mean(drawn) == pytest.approx(np.mean(real), abs=0.002)
     assert np.std(drawn) == pytest.approx(np.std(real), rel=0.25)
@@ -64,25 +127,33 @@ def test_permuted_procrustes_of_many_texts_follows_the_normal_law():
 def test_a_draw_of_every_text_once_is_the_estimate_itself():
     once = np.ones((1, M))
     k, l = resampling.u_centred(X), resampling.u_centred(Y)  # noqa: E741 - as in the paper
-    assert resampling.bootstrap_cka(k, l, once)[0] == pytest.approx(linear_cka(X, Y), abs=1e-9)
-    correlations = resampling.bootstrap_spearman([pdist(X), pdist(Y)], M, once)[0]
-    assert correlations[0, 1] == pytest.approx(spearmanr(pdist(X), pdist(Y)).statistic, abs=1e-9)
-    assert np.diagonal(correlations) == pytest.approx([1, 1])
+    assert resampling.bootstrap_cka([k, l], once)[0, 0, 1] == pytest.approx(linear_cka(X, Y), abs=1e-9)
+    moved = resampling.bootstrap_spearman([rankdata(pdist(v)) for v in (X, Y)], M, once)[0, 0, 1]
+    assert moved == pytest.approx(0, abs=1e-6)
     m = moments(lambda: [(X, Y)])
     whole = resampling.bootstrap_procrustes(X - m.means[0], Y - m.means[1], m.rotation(0, 1)[0], once)
     assert whole[0] == pytest.approx(procrustes(X, Y), abs=1e-9)
     assert resampling.bootstrap_mean(X[:, 0], once).mean == pytest.approx(X[:, 0].mean())
 
 
-def test_resampled_spearman_ranks_anew_and_leaves_out_a_text_with_itself():
-    weights = resampling.bootstrap_weights(M, 4, np.random.default_rng(2))
-    drawn = resampling.bootstrap_spearman([pdist(X), pdist(Y)], M, weights)[:, 0, 1]
-    for weight, value in zip(weights, drawn, strict=True):
+@pytest.mark.parametrize("copies", [0, 25])
+def test_resampled_spearman_moves_as_one_that_ranks_anew(copies):
+    """A text with itself, which only resampling makes, is left out; copies of texts are at equal distances."""
+    x, y = X.copy(), Y.copy()
+    x[:copies], y[:copies] = x[copies : 2 * copies], y[copies : 2 * copies]
+    weights = resampling.bootstrap_weights(M, 150, np.random.default_rng(2))
+    drawn = resampling.bootstrap_spearman([rankdata(pdist(v).round(9)) for v in (x, y)], M, weights)[:, 0, 1]
+    own = spearmanr(*(pdist(v).round(9) for v in (x, y))).statistic
+    anew = []
+    for weight in weights:
         rows = np.repeat(np.arange(M), weight.astype(int))
         first, second = np.triu_indices(len(rows), 1)
         apart = rows[first] != rows[second]
-        pairs = [np.linalg.norm(v[rows[first]] - v[rows[second]], axis=1)[apart].round(9) for v in (X, Y)]
-        assert value == pytest.approx(spearmanr(*pairs).statistic, abs=1e-9)
+        pairs = [np.linalg.norm(v[rows[first]] - v[rows[second]], axis=1)[apart].round(9) for v in (x, y)]
+        anew.append(spearmanr(*pairs).statistic - own)
+    assert np.corrcoef(drawn, anew)[0, 1] > 0.9
+    assert np.std(drawn) == pytest.approx(np.std(anew), rel=0.1)
+    assert np.mean(drawn) == pytest.approx(np.mean(anew), abs=np.std(anew) / 5)
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
@@ -100,7 +171,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         x, y = draw(120)
         k, l = resampling.u_centred(x), resampling.u_centred(y)  # noqa: E741 - as in the paper
         weights = resampling.bootstrap_weights(120, 100, rng)
-        interval = Range.of(resampling.bootstrap_cka(k, l, weights))
+        interval = Range.of(resampling.bootstrap_cka([k, l], weights)[:, 0, 1])
         inside += interval.low <= truth <= interval.high
     assert 80 <= inside <= 100
 
@@ -121,14 +192,16 @@ def test_a_range_moves_and_scales():
 
 def test_equal_distances_have_no_order():
     weights = np.concatenate([np.ones((1, M)), M * np.eye(1, M)])
-    drawn = resampling.bootstrap_spearman([pdist(X), np.ones(M * (M - 1) // 2)], M, weights)
-    assert np.isnan(drawn[0]).tolist() == [[False, True], [True, True]]
+    ranked = [rankdata(values) for values in (pdist(X), pdist(Y), np.ones(M * (M - 1) // 2))]
+    drawn = resampling.bootstrap_spearman(ranked, M, weights)
+    assert np.isnan(drawn[0, :2, 1:]).tolist() == [[False, True], [True, True]]
     assert np.isnan(drawn[1]).all(), "copies of one text have no distances at all"
 
 
 def test_a_draw_of_nothing_but_copies_of_one_text_has_no_value_and_is_left_out():
     rng = np.random.default_rng(0)
     k, l = (resampling.u_centred(rng.standard_normal((4, 3))) for _ in range(2))  # noqa: E741 - as in the module
-    drawn = resampling.bootstrap_cka(k, l, np.array([[4.0, 0, 0, 0], [1, 1, 1, 1], [2, 1, 1, 0]]))
+    weights = np.array([[4.0, 0, 0, 0], [1, 1, 1, 1], [2, 1, 1, 0]])
+    drawn = resampling.bootstrap_cka([k, l], weights)[:, 0, 1]
     assert np.isnan(drawn).tolist() == [True, False, False]
     assert resampling.Range.of(drawn).mean == pytest.approx(drawn[1:].mean())

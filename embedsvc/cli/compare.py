@@ -70,7 +70,7 @@ _DEFAULT = "cka,procrustes,rsa,cosine,knn_overlap,second_order_cosine"  # `compa
     default=1000,
     show_default=True,
     metavar="N",
-    help="Texts for RSA, permutations and intervals; above 20,000, for neighbours too.",
+    help="Texts for RSA, permutations and intervals; above 10,000, for neighbours too.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of all draws.")
 @click.option("--scores", type=click.Path(), metavar="PATH", help="Write per-text scores to a Parquet file.")
