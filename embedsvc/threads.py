@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from embedsvc.machine import processors
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 __all__ = ["each", "one_thread", "silenced"]
 
@@ -30,10 +34,18 @@ def each(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
 
 def one_thread(only: Literal["blas", "openmp"] | None = None) -> AbstractContextManager[object]:
     """BLAS and OpenMP, or only one of them, with one thread for the while."""
-    from threadpoolctl import threadpool_limits
+    global _pools
+    known = _pools
+    if known is None or known[0] != len(sys.modules):
+        from threadpoolctl import ThreadpoolController
 
-    limits: AbstractContextManager[object] = threadpool_limits(1, user_api=only)
+        _pools = known = (len(sys.modules), ThreadpoolController())
+    limits: AbstractContextManager[object] = known[1].limit(limits=1, user_api=only)
     return limits
+
+
+# The libraries that are loaded. To look for them takes 3 ms, so they are looked for again only after an import.
+_pools: tuple[int, ThreadpoolController] | None = None
 
 
 @contextmanager
