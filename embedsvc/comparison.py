@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,14 @@ from numpy.typing import NDArray
 from embedsvc import metrics, plots, shared
 from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import SettingsError
-from embedsvc.figures import Figure, Pair, measure_pair
+from embedsvc.figures import Figure, Pair, measure_pairs
 from embedsvc.joining import shared_rows
 from embedsvc.knn import Graphs
 from embedsvc.manifest import summarise
 from embedsvc.metrics import METRICS
 from embedsvc.results import Columns, Result
 from embedsvc.shared import Draws, Work
-from embedsvc.sides import Side
+from embedsvc.sides import Side, read_at_once
 from embedsvc.types import check_seed
 from embedsvc.variants import OTHER
 
@@ -294,10 +293,8 @@ def compare(
     notes: list[str] = []
     chosen = _neighbors(ks, n, notes)
     if set(measures) - {"cka"}:
-        for side in sides:
-            # Read once here, or each use would stream them from the set again; what is known to be a copy is not read.
-            if side.variant not in side.embeddings.manifest.identical:
-                side.vectors  # noqa: B018
+        # Read once here, or each use would stream them from the set again; what is known to be a copy is not read.
+        read_at_once([side for side in sides if side.variant not in side.embeddings.manifest.identical])
     same = _identical(sides)
     work = Work(
         [side for side in sides if side.name not in same],
@@ -312,14 +309,9 @@ def compare(
             f"{duplicates:,} texts have the very vector of another in {work.sides[0].name}; which of equals are "
             "neighbours is arbitrary"
         )
-    pairs = []
-    every = list(combinations(range(len(work.sides)), 2))
-    for number, (i, j) in enumerate(every, 1):
-        told(f"Pair {number} of {len(every)}: {work.sides[i].name} × {work.sides[j].name}")
-        pairs.append(measure_pair(work, i, j, tuple(dict.fromkeys(measures))))
     return Comparison(
         variants=tuple(side.name for side in sides),
-        pairs=tuple(pairs),
+        pairs=measure_pairs(work, tuple(dict.fromkeys(measures)), told),
         identical=same,
         left_out=left_out,
         ids=ids,

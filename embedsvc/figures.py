@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain, combinations, count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import knn, metrics, resampling, theory
+from embedsvc import knn, metrics, resampling, theory, threads
 from embedsvc.errors import NoValueError
 from embedsvc.knn import NeighborGraph
 from embedsvc.metrics import METRICS
@@ -17,8 +19,9 @@ from embedsvc.resampling import Range
 from embedsvc.shared import Work
 from embedsvc.sides import Side
 from embedsvc.simulation import Mechanism, Simulation, mechanism
+from embedsvc.types import Vectors
 
-__all__ = ["Figure", "Pair", "measure_pair"]
+__all__ = ["Figure", "Pair", "measure_pairs"]
 
 Floats = NDArray[np.float64]
 
@@ -87,13 +90,34 @@ class Pair:
     scores: Mapping[str, Floats]
 
 
-def measure_pair(work: Work, i: int, j: int, measures: tuple[str, ...]) -> Pair:
-    """Sides i and j by each measure."""
-    a, b = work.sides[i], work.sides[j]
-    basis = mechanism((a.embeddings, a.variant), (b.embeddings, b.variant))
+def measure_pairs(work: Work, measures: tuple[str, ...], told: Callable[[str], object]) -> tuple[Pair, ...]:
+    """Every two sides by each measure, on all processors; `told` is told each pair as its turn comes."""
+    tasks, groups = [], defaultdict[object, list[_Task]](list)
+    for i, j in combinations(range(len(work.sides)), 2):
+        a, b = work.sides[i], work.sides[j]
+        basis = mechanism((a.embeddings, a.variant), (b.embeddings, b.variant))
+        tasks.append(_Task(work, i, j, basis, scores={}))
+        # Pairs that share drawn masks take turns, so that these are drawn once.
+        groups[work.base(a, basis.base) if basis is not None and basis.masks else (i, j)].append(tasks[-1])
+    work.prepare(measures)
+    begun = count(1)
+
+    def measure(group: list[_Task]) -> list[tuple[tuple[int, int], Pair]]:
+        found = []
+        for task in group:
+            told(f"Pair {next(begun)} of {len(tasks)}: {task.a.name} × {task.b.name}")
+            found.append(((task.i, task.j), _measure(task, measures)))
+        return found
+
+    largest_first = sorted(groups.values(), key=len, reverse=True)
+    made = dict(chain.from_iterable(threads.each(measure, largest_first)))
+    return tuple(made[task.i, task.j] for task in tasks)
+
+
+def _measure(task: _Task, measures: tuple[str, ...]) -> Pair:
+    a, b = task.a, task.b
     figures: dict[str, Figure] = {}
     omitted: dict[str, str] = {}
-    task = _Task(work, i, j, basis, scores={})
     for name in measures:
         if name in ("cosine", "alignment") and a.width != b.width:
             omitted[name] = f"{a.name} is {a.width} wide, {b.name} {b.width}"
@@ -102,7 +126,7 @@ def measure_pair(work: Work, i: int, j: int, measures: tuple[str, ...]) -> Pair:
             figures |= _FIGURES[name](task) if name in _FIGURES else _generic(task, name)
         except NoValueError as error:
             omitted[name] = error.problem
-    return Pair(a.name, b.name, basis, figures, omitted, task.scores)
+    return Pair(a.name, b.name, task.basis, figures, omitted, task.scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +146,11 @@ class _Task:
     @property
     def b(self) -> Side:
         return self.work.sides[self.j]
+
+    @property
+    def units(self) -> tuple[Vectors, Vectors]:
+        """Vectors of both sides scaled to length 1."""
+        return self.work.unit(self.a), self.work.unit(self.b)
 
     @property
     def rate(self) -> float:
@@ -235,7 +264,7 @@ def _rsa(task: _Task) -> dict[str, Figure]:
 
 def _cosine(task: _Task) -> dict[str, Figure]:
     work = task.work
-    scores = np.clip(np.einsum("nd,nd->n", task.a.unit, task.b.unit, dtype=np.float64), -1.0, 1.0)
+    scores = np.clip(np.einsum("nd,nd->n", *task.units, dtype=np.float64), -1.0, 1.0)
     task.scores["cosine"] = scores
 
     def expected(basis: Mechanism) -> float:
@@ -276,12 +305,12 @@ def _knn_overlap(task: _Task) -> dict[str, Figure]:
 def _second_order(task: _Task) -> dict[str, Figure]:
     work, k = task.work, task.work.ks[0]
     a, b = (work.graphs[side.name].first(k) for side in (task.a, task.b))
-    scores = task.spread("second_order_cosine", metrics.row_second_order(task.a.unit, task.b.unit, a, b))
+    scores = task.spread("second_order_cosine", metrics.row_second_order(*task.units, a, b))
     sampled = a.at(work.rows)
     null = []
     for draw in range(min(_SECOND_ORDER_DRAWS, work.draws.permutations)):
         matched, order = _matched(b.at(work.rows), task.rng(f"match {draw}"))
-        null.append(metrics.row_second_order(task.a.unit, task.b.unit, sampled, matched, order=order).mean())
+        null.append(metrics.row_second_order(*task.units, sampled, matched, order=order).mean())
     return {
         "second_order_cosine": task.figure(
             "second_order_cosine",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -164,7 +165,8 @@ def neighbor_graph(
     check_seed(seed)
     if metric not in ("cosine", "euclidean"):
         raise SettingsError(f"the metric is {metric!r}, expected 'cosine' or 'euclidean'")
-    check_vectors(vectors, name)
+    if not unit:
+        check_vectors(vectors, name)
     n = len(vectors)
     if not 1 <= k < n:
         raise SettingsError(
@@ -270,7 +272,8 @@ class Graphs:
         self._identical = identical or getattr(getattr(vectors, "manifest", None), "identical", {})
         self._whole = {self._identical.get(name, name) for name in whole}
         self._graphs: dict[str, NeighborGraph] = {}
-        self._one = threading.Lock()
+        self._units: weakref.WeakValueDictionary[str, Vectors] = weakref.WeakValueDictionary()
+        self._one, self._another = threading.Lock(), threading.Lock()
 
     def __getitem__(self, variant: str) -> NeighborGraph:
         graph = self._graph(self._identical.get(variant, variant))
@@ -281,17 +284,27 @@ class Graphs:
         variant = self._identical.get(variant, variant)
         return self._graph(variant) if self.rows is None or variant in self._whole else None
 
+    def unit(self, variant: str) -> Vectors:
+        """The vectors scaled to length 1, see `unit_rows`: the same array for all who hold it at one time."""
+        variant = self._identical.get(variant, variant)
+        with self._another:
+            unit = self._units.get(variant)
+            if unit is None:
+                unit = self._units[variant] = unit_rows(check_vectors(self._vectors[variant], variant), variant)
+            return unit
+
     def _graph(self, variant: str) -> NeighborGraph:
         with self._one:  # so that two threads do not search for the same
             if variant not in self._graphs:
-                whole = variant in self._whole
+                whole, unit = variant in self._whole, self.metric == "cosine"
                 self._graphs[variant] = neighbor_graph(
-                    self._vectors[variant],
+                    self.unit(variant) if unit else self._vectors[variant],
                     self.k,
                     metric=self.metric,
                     seed=self.seed,
                     rows=None if whole else self.rows,
                     checked=self.rows if whole else None,
+                    unit=unit,
                     name=variant,
                 )
             return self._graphs[variant]

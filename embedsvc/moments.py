@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from embedsvc import threads
 from embedsvc.errors import DegenerateInputError, NoValueError, SettingsError
 from embedsvc.knn import check_vectors
 from embedsvc.threads import one_thread
@@ -134,67 +135,101 @@ def moments(
     DegenerateInputError
         For NaN or infinite vectors, and a representation that is the same for every text.
     """
-    kind = np.float32 if single else np.float64
-    n, shifts = 0, [np.asarray(shift, kind) for shift in about or ()]
-    first: list[Vectors] = []
-    cross: dict[tuple[int, int], Floats] = {}
+    sums: _Sums | None = None
     for block in blocks():
         labels = names or [f"representation {i}" for i in range(len(block))]
         if len({len(x) for x in block}) > 1:
             raise SettingsError(f"the representations have {', '.join(str(len(x)) for x in block)} rows")
         for i, x in enumerate(block):
-            check_vectors(x, labels[i], first=n)
-        if not len(block[0]):
-            continue
-        if not first:
-            first = [x[:1].copy() for x in block]
-            # Sums about a vector near the mean: about zero, a large mean would eat the digits of the variance.
-            shifts = shifts or [x.mean(axis=0, dtype=np.float64).astype(kind) for x in block]
-            widths = [x.shape[1] for x in block]
-            varies = [False] * len(block)
-            every = [(i, j) for i in range(len(block)) for j in range(i, len(block))]
-            some = every if pairs is None else {(min(pair), max(pair)) for pair in pairs}
-            cross = {(i, j): np.zeros((widths[i], widths[j])) for i, j in some}
-            sums = [np.zeros(width) for width in widths]  # Σ u
-            energies = np.zeros(len(block))  # Σ ‖u‖²
-            products = np.zeros((len(block), len(block)))  # Σ ‖u‖² ‖v‖²
-            weighted = [np.zeros((len(block), width)) for width in widths]  # Σ ‖u‖² v
-        moved = [np.subtract(x, shift, dtype=kind) for x, shift in zip(block, shifts, strict=True)]
-        squared = np.stack([np.einsum("nd,nd->n", u, u, dtype=np.float64) for u in moved])
-        if single and not all(1e-15 < each < 1e15 for each in squared.max(axis=1)):  # squares leave float32
-            moved = [u.astype(np.float64) for u in moved]
-        for (i, j), total in cross.items():
-            total += moved[i].T @ moved[j]
-        for i, u in enumerate(moved):
-            varies[i] = varies[i] or bool((block[i] != first[i]).any())
-            sums[i] += u.sum(axis=0, dtype=np.float64)
-            weighted[i] += squared.astype(u.dtype) @ u
-        energies += squared.sum(axis=1)
-        products += squared @ squared.T
-        n += len(block[0])
+            check_vectors(x, labels[i], first=sums.n if sums else 0)
+        if len(block[0]):
+            sums = sums or _Sums(block, pairs, np.float32 if single else np.float64, about)
+            sums.add(block)
+    n = sums.n if sums else 0
     _check_count(n)
-    for i, differs in enumerate(varies):
+    assert sums is not None
+    for i, differs in enumerate(sums.varies):
         if not differs:
             raise DegenerateInputError(
                 f"{labels[i]}: all {n:,} texts have the same vector, so nothing about it can be alike",
                 "Leave it out; a model that says the same of every text is broken or untrained.",
             )
-    apart = [total / n for total in sums]  # of the means from what the sums are about
-    away = np.array([each @ each for each in apart])
-    norms = energies - n * away
-    means = [shift.astype(np.float64) + each for shift, each in zip(shifts, apart, strict=True)]
-    if about is None and (n * away > _FAR * norms).any():
-        return moments(blocks, pairs=pairs, names=names, single=single, about=means)
-    found = np.full(products.shape, np.nan)
-    for i, j in cross:
-        # ‖x - mean‖² is ‖u‖² - 2 u·apart + ‖apart‖²: the sum of its products, multiplied out.
-        moved_by = weighted[j][i] @ apart[j] + weighted[i][j] @ apart[i]
-        both = 4 * (apart[i] @ cross[i, j] @ apart[j]) - 3 * n * away[i] * away[j]
-        found[i, j] = products[i, j] - 2 * moved_by + away[j] * energies[i] + away[i] * energies[j] + both
-        found[j, i] = found[i, j]
-    for (i, j), total in cross.items():
-        total -= n * np.outer(apart[i], apart[j])
-    return Moments(n, tuple(means), cross, norms, found, single)
+    found = sums.moments()
+    if about is None and sums.far(found):
+        return moments(blocks, pairs=pairs, names=names, single=single, about=found.means)
+    return found
+
+
+class _Sums:
+    """Sums over the rows u = x - about of several representations."""
+
+    def __init__(
+        self,
+        block: Sequence[Vectors],
+        pairs: Iterable[tuple[int, int]] | None,
+        kind: type[np.float32 | np.float64],
+        about: Sequence[Floats] | None,
+    ) -> None:
+        self.n = 0
+        self.varies = [False] * len(block)
+        self._first = [x[:1].copy() for x in block]
+        self._kind = kind
+        # Sums about a vector near the mean: about zero, a large mean would eat the digits of the variance.
+        means = about or [x.mean(axis=0, dtype=np.float64) for x in block]
+        self._about = [mean.astype(kind) for mean in means]
+        every = [(i, j) for i in range(len(block)) for j in range(i, len(block))]
+        some = every if pairs is None else {(min(pair), max(pair)) for pair in pairs}
+        widths = [x.shape[1] for x in block]
+        self._cross = {(i, j): np.zeros((widths[i], widths[j])) for i, j in some}  # Σ u vᵀ
+        self._energies = np.zeros(len(block))  # Σ ‖u‖²
+        self._products = np.zeros((len(block), len(block)))  # Σ ‖u‖² ‖v‖²
+        self._weighted = [np.zeros((len(block) + 1, width)) for width in widths]  # Σ ‖u‖² v, then Σ v
+
+    def add(self, block: Sequence[Vectors]) -> None:
+        """The same further rows of each."""
+        each = range(len(block))
+        moved = [np.subtract(block[i], self._about[i], dtype=self._kind) for i in each]
+        squared = np.stack([np.einsum("nd,nd->n", u, u, dtype=np.float64) for u in moved])
+        if not all(1e-15 < most < 1e15 for most in squared.max(axis=1)):  # whose squares leave float32
+            moved = [u.astype(np.float64) for u in moved]
+        by = np.concatenate([squared, np.ones((1, len(block[0])))]).astype(moved[0].dtype)
+
+        def cross(pair: tuple[int, int]) -> None:
+            self._cross[pair] += moved[pair[0]].T @ moved[pair[1]]
+
+        def weigh(i: int) -> None:
+            self._weighted[i] += by @ moved[i]
+            self.varies[i] = self.varies[i] or bool((block[i] != self._first[i]).any())
+
+        threads.each(cross, self._cross)
+        threads.each(weigh, each)
+        self._energies += squared.sum(axis=1)
+        self._products += squared @ squared.T
+        self.n += len(block[0])
+
+    def moments(self) -> Moments:
+        """What the sums are about the means."""
+        n, weighted, energies = self.n, self._weighted, self._energies
+        apart = [each[-1] / n for each in weighted]  # of the means from what the sums are about
+        away = np.array([each @ each for each in apart])
+        products = np.full(self._products.shape, np.nan)
+        for i, j in self._cross:
+            # ‖x - mean‖² is ‖u‖² - 2 u·apart + ‖apart‖²: the sum of its products, multiplied out.
+            once = weighted[j][i] @ apart[j] + weighted[i][j] @ apart[i]
+            both = 4 * (apart[i] @ self._cross[i, j] @ apart[j]) - 3 * n * away[i] * away[j]
+            products[i, j] = self._products[i, j] - 2 * once + away[j] * energies[i] + away[i] * energies[j] + both
+            products[j, i] = products[i, j]
+        cross = {(i, j): total - n * np.outer(apart[i], apart[j]) for (i, j), total in self._cross.items()}
+        means = tuple(about.astype(np.float64) + each for about, each in zip(self._about, apart, strict=True))
+        return Moments(n, means, cross, energies - n * away, products, self._kind is np.float32)
+
+    def far(self, found: Moments) -> bool:
+        """Whether the sums are about vectors so far from the means that digits were lost."""
+        away = [
+            np.square(mean - about.astype(np.float64)).sum()
+            for mean, about in zip(found.means, self._about, strict=True)
+        ]
+        return bool((self.n * np.array(away) > _FAR * found.norms).any())
 
 
 def _check_count(n: int) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import knn, masks, metrics, resampling
+from embedsvc import knn, masks, metrics, resampling, threads
 from embedsvc.errors import SettingsError
 from embedsvc.knn import Graphs, NeighborGraph
 from embedsvc.moments import CLOSE, Moments, moments
@@ -17,7 +17,6 @@ from embedsvc.ranks import ranks
 from embedsvc.resampling import Range
 from embedsvc.sides import ROWS, Side
 from embedsvc.simulation import Simulation
-from embedsvc.threads import one_thread
 from embedsvc.types import Vectors
 from embedsvc.variants import derive
 
@@ -27,6 +26,14 @@ Floats = NDArray[np.float64]
 
 ALL_TEXTS = 10_000  # up to here the neighbours of every text are found, above those of the sample: exactly in any case
 MANY = 5_000  # texts above which products in float32 and one draw of the mask are enough for Procrustes
+
+_SHARED = {
+    "cka": ("moments", "permuted_grams", "resampled_grams"),
+    "procrustes": ("moments", "weights", "centred", "spectra"),
+    "rsa": ("permuted_ranks", "resampled_ranks"),
+    "cosine": ("permuted_cosines",),
+    "knn_overlap": ("permuted_overlaps",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +74,16 @@ class Work:
         self._bases: dict[tuple[int, str], Side] = {}
         self._simulations: dict[Side, Simulation] = {}
         self._samples: dict[Side, Vectors] = {}
+        self._units: dict[Side, Vectors] = {}
         self._ranks: dict[Side, Floats] = {}
         self._extra: dict[Side, NeighborGraph] = {}
         self._weights: dict[int, Floats] = {}
+
+    def prepare(self, measures: Sequence[str]) -> None:
+        """Make what the pairs share by these measures, each thing on all processors."""
+        for measure in measures:
+            for name in _SHARED.get(measure, ()):
+                getattr(self, name)
 
     @property
     def sampling(self) -> str:
@@ -112,8 +126,15 @@ class Work:
     @cached_property
     def spectra(self) -> list[Floats]:
         """Eigenvalues of the second moments of each side."""
-        with one_thread():
-            return [np.asarray(np.linalg.eigvalsh(self.moments.cross[i, i])) for i in range(len(self.sides))]
+        cross = self.moments.cross
+        return threads.each(lambda i: np.asarray(np.linalg.eigvalsh(cross[i, i])), range(len(self.sides)))
+
+    def unit(self, side: Side) -> Vectors:
+        """Vectors scaled to length 1."""
+        if side not in self._units:
+            compared = side in self.sides
+            self._units[side] = self.graphs.unit(side.name) if compared else knn.unit_rows(side.vectors, side.name)
+        return self._units[side]
 
     def sampled(self, side: Side) -> Vectors:
         """Vectors of the sample."""
@@ -132,7 +153,7 @@ class Work:
     @cached_property
     def grams(self) -> list[Floats]:
         """Centred Gram matrix of the sample, for each side."""
-        return [resampling.u_centred(self.sampled(side)) for side in self.sides]
+        return threads.each(lambda side: resampling.u_centred(self.sampled(side)), self.sides)
 
     def ranks(self, side: Side) -> Floats:
         """Ranks of the distances between the texts of the sample."""
@@ -143,7 +164,7 @@ class Work:
     @cached_property
     def rank_squares(self) -> list[Floats]:
         """The ranks of each side as squares; zeros where all distances are equal."""
-        return [resampling.rank_square(self.ranks(side), len(self.rows)) for side in self.sides]
+        return threads.each(lambda side: resampling.rank_square(self.ranks(side), len(self.rows)), self.sides)
 
     @cached_property
     def permuted_grams(self) -> Floats:
@@ -158,7 +179,7 @@ class Work:
     @cached_property
     def permuted_cosines(self) -> Floats:
         """Mean cosine of every two sides under random matches."""
-        units = [side.unit[self.rows] for side in self.sides]
+        units = threads.each(lambda side: self.unit(side)[self.rows], self.sides)
         return resampling.permute_cosines(units, self.draws.permutations, self.draws.rng("cosine"))
 
     @cached_property
@@ -210,6 +231,7 @@ class Work:
         if base not in self._simulations:
             self._simulations[base] = Simulation(
                 base,
+                self.unit(base),
                 self._keys,
                 passes=self.draws.simulations,
                 seed=derive(self.draws.seed, "compare", "head masks", base.variant),
@@ -233,7 +255,7 @@ class Work:
             return self.graphs[base.name]
         if base not in self._extra:
             self._extra[base] = knn.neighbor_graph(
-                base.unit, self.graphs.k, seed=self.draws.seed, rows=self.graphs.rows, unit=True, name=base.name
+                self.unit(base), self.graphs.k, seed=self.draws.seed, rows=self.graphs.rows, unit=True, name=base.name
             )
         return self._extra[base]
 

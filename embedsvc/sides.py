@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import knn
+from embedsvc import knn, threads
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError
 from embedsvc.types import Vectors
 
-__all__ = ["ROWS", "Side"]
+__all__ = ["ROWS", "Side", "read_at_once"]
 
 ROWS = 4096  # a block of float64 at width 768 is 25 MB
 
@@ -32,7 +32,12 @@ class Side:
     @cached_property
     def vectors(self) -> Vectors:
         """The vectors, checked: finite, and not the same for every text."""
-        vectors = self.of(self.variant)
+        return self.read()
+
+    def read(self) -> Vectors:
+        """What `vectors` are, read anew."""
+        vectors = self.embeddings[self.variant]
+        vectors = knn.check_vectors(vectors if self.rows is None else vectors[self.rows], self.name)
         first = vectors[:1]
         if (vectors == first).all():
             raise DegenerateInputError(
@@ -40,16 +45,6 @@ class Side:
                 "Leave this variant out; a model that says the same of every text is broken or untrained.",
             )
         return vectors
-
-    def of(self, variant: str) -> Vectors:
-        """Another variant of the same set, for the same texts."""
-        vectors = self.embeddings[variant]
-        return knn.check_vectors(vectors if self.rows is None else vectors[self.rows], self.name)
-
-    @cached_property
-    def unit(self) -> Vectors:
-        """The vectors scaled to length 1."""
-        return knn.unit_rows(self.vectors, self.name)
 
     @property
     def width(self) -> int:
@@ -91,3 +86,9 @@ class Side:
         for block in self.blocks():
             digest.update(np.ascontiguousarray(block).data)
         return digest.digest()
+
+
+def read_at_once(sides: Sequence[Side]) -> None:
+    """Read the vectors of sides on all processors; some versions of Python make one `cached_property` after another."""
+    for side, vectors in zip(sides, threads.each(Side.read, sides), strict=True):
+        side.__dict__["vectors"] = vectors

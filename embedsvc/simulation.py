@@ -24,6 +24,7 @@ __all__ = ["Mechanism", "Simulation", "mechanism"]
 Floats = NDArray[np.float64]
 T = TypeVar("T", float, Floats)
 
+_ROWS = 512
 _PRE, _POST = "pre_dropout", "post_dropout"
 
 
@@ -90,6 +91,8 @@ class Simulation:
     Parameters
     ----------
     base : Side
+    unit : ndarray of shape (n, width), float32
+        Its vectors scaled to length 1.
     keys : ndarray of shape (n,), uint64
         Row keys, see `masks.row_key`.
     passes : int
@@ -100,8 +103,10 @@ class Simulation:
         Whether the texts are so many that Procrustes hardly differs between draws: one will do, and float32.
     """
 
-    def __init__(self, base: Side, keys: NDArray[np.uint64], *, passes: int, seed: int, many: bool) -> None:
-        self.base = base
+    def __init__(
+        self, base: Side, unit: Vectors, keys: NDArray[np.uint64], *, passes: int, seed: int, many: bool
+    ) -> None:
+        self.base, self._base_unit = base, unit
         self.passes = passes
         self._head = base.embeddings.manifest.head
         self._keys, self._seed, self._many = keys, seed, many
@@ -112,9 +117,9 @@ class Simulation:
     def posts(self) -> list[Vectors]:
         """The base under each mask."""
         posts = [np.empty_like(self.base.vectors) for _ in range(self.passes)]
-        # Some rows at a time: a mask of all of them would be as large again; and of these all passes in one run.
-        for start in range(0, len(self._keys), ROWS):
-            rows = slice(start, start + ROWS)
+        # Some rows at a time, which stay in the cache; and of these all passes in one run.
+        for start in range(0, len(self._keys), _ROWS):
+            rows = slice(start, start + _ROWS)
             some = self.base.vectors[rows]
             drawn = self._head.posts(some, self._keys[rows], seed=self._seed, passes=range(self.passes))
             for post, masked in zip(posts, drawn, strict=True):
@@ -191,7 +196,7 @@ class Simulation:
 
     @cached_property
     def _units(self) -> list[Vectors]:
-        return [self.base.unit, *(knn.unit_rows(post, "vectors under a drawn mask") for post in self.posts)]
+        return [self._base_unit, *(knn.unit_rows(post, "vectors under a drawn mask") for post in self.posts)]
 
     def _graphs(self, graph: NeighborGraph) -> list[NeighborGraph]:
         if not self._found:
