@@ -130,12 +130,24 @@ def agreement(a: Labels, b: Labels) -> Agreement:
 
 
 def adjusted_rand(a: Labels, b: Labels, *, noise: Noise = Noise.SINGLETONS) -> float:
-    """Adjusted Rand index under one convention for noise; NaN if the convention leaves no text."""
-    from sklearn.metrics import adjusted_rand_score
+    """Adjusted Rand index under one convention for noise; NaN if the convention leaves no text.
 
+    The value is scikit-learn's, whose checks took three quarters of the time.
+    """
     _check(a, b)
     left, right = _without_noise(a, b, Noise(noise))
-    return float(adjusted_rand_score(left, right)) if len(left) else math.nan
+    if not len(left):
+        return math.nan
+    together = np.unique(left * (int(right.max()) + 2) + right, return_counts=True)[1]
+    # Ordered pairs of texts that are together in both, only on the left, only on the right, and in neither.
+    sums = (int(np.square(sizes).sum()) for sizes in (together, *_sizes(left, right)))
+    both, on_left, on_right = (squares - len(left) for squares in sums)
+    only_left, only_right = on_left - both, on_right - both
+    if not only_left and not only_right:
+        return 1.0
+    neither = len(left) * (len(left) - 1) - both - only_left - only_right
+    shared = 2.0 * (both * neither - only_left * only_right)
+    return shared / (on_left * (only_left + neither) + on_right * (only_right + neither))
 
 
 def adjusted_mutual_information(a: Labels, b: Labels, *, noise: Noise = Noise.SINGLETONS) -> float:
@@ -150,7 +162,7 @@ def adjusted_mutual_information(a: Labels, b: Labels, *, noise: Noise = Noise.SI
     left, right = _without_noise(a, b, Noise(noise))
     if not len(left):
         return math.nan
-    sizes_a, sizes_b = (np.unique(labels, return_counts=True)[1] for labels in (left, right))
+    sizes_a, sizes_b = _sizes(left, right)
     if len(sizes_a) == len(sizes_b) and len(sizes_a) in (1, len(left)):
         return 1.0  # the only sizes for which the formula says 0/0: one cluster each, or every text alone in both
     expected = _expected_information(sizes_a, sizes_b)
@@ -271,12 +283,23 @@ def _alone(labels: Labels) -> NDArray[np.int64]:
 def _contingency(base: Labels, other: Labels, mine: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Clusters of `other`, and the texts each shares with each of `mine`, shape (n_mine, n_theirs)."""
     theirs = np.unique(other[other != NOISE]).astype(np.int64)
-    shared = np.zeros((len(mine), len(theirs)), dtype=np.int64)
-    for row, number in enumerate(mine):
-        inside = other[base == number]
-        found, counts = np.unique(inside[inside != NOISE], return_counts=True)
-        shared[row, np.searchsorted(theirs, found)] = counts
+    # Where each cluster stands among mine or theirs; after the last one where it is not asked about, noise too.
+    row, column = _places(base, mine), _places(other, theirs)
+    cells = np.bincount(row * (len(theirs) + 1) + column, minlength=(len(mine) + 1) * (len(theirs) + 1))
+    shared = cells.reshape(len(mine) + 1, len(theirs) + 1)[:-1, :-1]
     return theirs, shared
+
+
+def _places(labels: Labels, names: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place of each label among the names, their number for one that is not there; noise never is."""
+    table = np.full(max(int(labels.max()), int(names.max(initial=0))) + 2, len(names), dtype=np.int64)
+    table[names] = np.arange(len(names))
+    return np.asarray(table[labels])  # noise, -1, reads the last entry, which no name takes
+
+
+def _sizes(*clusterings: NDArray[np.int64]) -> list[NDArray[np.intp]]:
+    """How many texts each cluster has."""
+    return [np.unique(labels, return_counts=True)[1] for labels in clusterings]
 
 
 def _pairs(counts: NDArray[np.intp]) -> int:
@@ -295,14 +318,16 @@ def _expected_information(sizes_a: NDArray[np.intp], sizes_b: NDArray[np.intp]) 
     from scipy.special import gammaln
 
     n = int(sizes_a.sum())
+    factorial = gammaln(np.arange(1.0, n + 2))  # log n!
     total = 0.0
-    for a, times_a in zip(*np.unique(sizes_a, return_counts=True), strict=True):
-        for b, times_b in zip(*np.unique(sizes_b, return_counts=True), strict=True):
-            shared = np.arange(max(1, int(a) + int(b) - n), min(a, b) + 1, dtype=np.float64)
+    for a, times_a in zip(*(each.tolist() for each in np.unique(sizes_a, return_counts=True)), strict=True):
+        for b, times_b in zip(*(each.tolist() for each in np.unique(sizes_b, return_counts=True)), strict=True):
+            few, many = max(1, a + b - n), min(a, b)
+            shared = np.arange(few, many + 1)
             # The hypergeometric chance that the two clusters share so many texts.
-            above = gammaln(a + 1) + gammaln(b + 1) + gammaln(n - a + 1) + gammaln(n - b + 1)
-            below = gammaln(n + 1) + gammaln(shared + 1) + gammaln(a - shared + 1) + gammaln(b - shared + 1)
-            chance = np.exp(above - below - gammaln(n - a - b + shared + 1))
-            term = shared / n * (np.log(shared) + math.log(n) - math.log(a) - math.log(b)) * chance
-            total += float(term.sum()) * int(times_a) * int(times_b)
+            above = factorial[a] + factorial[b] + factorial[n - a] + factorial[n - b] - factorial[n]
+            below = factorial[few : many + 1] + factorial[a - shared] + factorial[b - shared]
+            chance = np.exp(above - below - factorial[n - a - b + shared])
+            term = shared * (np.log(shared) + (math.log(n) - math.log(a) - math.log(b))) * chance
+            total += float(term.sum()) / n * times_a * times_b
     return total

@@ -5,7 +5,7 @@ contract tests hold every registered one to its declaration.
 
 References
 ----------
-Arthur & Vassilvitskii (2007), k-means++. Ward (1963), Hierarchical grouping to optimize an objective function.
+Ward (1963), Hierarchical grouping to optimize an objective function.
 Campello, Moulavi & Sander (2013), Density-based clustering based on hierarchical density estimates.
 """
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from embedsvc import threads
 from embedsvc.agreement import NOISE, Labels
+from embedsvc.kmeans import N_STARTS, SKETCH, kmeans
 from embedsvc.registry import Registry
 from embedsvc.types import Vectors
 from embedsvc.variants import derive
@@ -197,22 +198,6 @@ def _by_size(labels: NDArray[Any]) -> Labels:
     return renumbered
 
 
-def _kmeans(vectors: Vectors, k: int | None, seed: int) -> NDArray[Any]:
-    from sklearn.cluster import KMeans, kmeans_plusplus
-
-    def starts(x: Vectors, k: int, random_state: np.random.RandomState) -> Vectors:
-        # In float64, where a distance is one product: of float32 scikit-learn converts pieces for each centre it tries,
-        # which took seven times as long and more than all iterations together.
-        return np.asarray(kmeans_plusplus(x.astype(np.float64), k, random_state=random_state)[0], dtype=x.dtype)
-
-    # Several threads add up in whichever order they end; with one, the same seed gives the same clusters. Its products
-    # are too small to share as well: on busy processors, threads of BLAS waiting for each other took 20 times as long.
-    with threads.one_thread():
-        means = KMeans(k, init=starts, n_init=3, max_iter=100, random_state=seed)
-        labels: NDArray[Any] = means.fit_predict(vectors)
-    return labels
-
-
 def _agglomerative(vectors: Vectors, k: int | None, seed: int) -> NDArray[Any]:
     from sklearn.cluster import AgglomerativeClustering
 
@@ -251,14 +236,17 @@ CLUSTERERS: Registry[Clusterer] = Registry(
     "clusterer",
     {
         "kmeans": Clusterer(
-            _kmeans,
+            kmeans,
             needs_k=True,
             gives_noise=False,
             seeded=True,
             widest=None,
             most_texts=10_000,
             fewest_texts=2,
-            sentence="k-means (k-means++, the best of 3 starts, euclidean)",
+            sentence=(
+                f"k-means (k-means++ in {SKETCH} random directions of wider vectors, the best of {N_STARTS} starts, "
+                "euclidean)"
+            ),
         ),
         "agglomerative": Clusterer(
             _agglomerative,

@@ -7,7 +7,6 @@ chance. Everything is clustered and measured in the space of the vectors, or in 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -44,6 +43,7 @@ _CHOICE_TEXTS = 2_000  # for each candidate
 _SILHOUETTE_TEXTS = 2_000  # all their distances are computed
 _STABILITY_TEXTS = 2_000  # of a resample or pass: there are dozens of fits
 _RESTARTS = 5
+_FIRST_ROWS = 64  # that tell two variants apart before all are compared
 _REPRESENTATIVES = 3
 
 
@@ -108,16 +108,14 @@ def cluster(
     chosen = max(k_scores, key=lambda each: (k_scores[each], -each)) if k_scores else None if k == "auto" else k
 
     found: list[VariantClusters] = []
-    digests: dict[bytes, VariantClusters] = {}
     for name in names:
         vectors = base if name == names[0] else job.vectors(name)
-        digest = hashlib.blake2b(vectors.data).digest()
-        if digest in digests:
-            twin = digests[digest]
-            made = VariantClusters(name, twin.variant, twin.labels, twin.clusters, twin.silhouette, twin.against_labels)
+        twin = job.twin(name, vectors)
+        if twin is not None:
+            same = next(each for each in found if each.variant == twin)
+            made = VariantClusters(name, twin, same.labels, same.clusters, same.silhouette, same.against_labels)
         else:
             made = job.clusters(name, vectors, chosen, found[0].labels if found else None, n_resamples)
-            digests[digest] = made
         found.append(made)
     # Two equal variants keep the agreement of the earlier one with the rest.
     pairs: dict[tuple[str, str], Agreement] = {}
@@ -162,6 +160,7 @@ class _Job:
         self.names = names
         self.seed = seed
         self.reductions: dict[str, Reduction] = {}
+        self._first: dict[bytes, list[str]] = {}
         self.notes: list[str] = []
         known = {value: number for number, value in enumerate(sorted({v for v in embeddings.labels if v is not None}))}
         self.labelled = np.array([value is not None for value in embeddings.labels], dtype=bool)
@@ -182,6 +181,14 @@ class _Job:
             )
         return vectors
 
+    def twin(self, name: str, vectors: Vectors) -> str | None:
+        """The variant asked about before that has the same vectors, None if there is none."""
+        alike = self._first.setdefault(vectors[:_FIRST_ROWS].tobytes(), [])  # nearly always as good as all of them
+        same = next((other for other in alike if np.array_equal(self.embeddings[other], vectors)), None)
+        if same is None:
+            alike.append(name)
+        return same
+
     def space(self, name: str, vectors: Vectors) -> Vectors:
         """The vectors themselves, or their PCA where the method needs fewer dimensions."""
         widest = self.clusterer.widest
@@ -199,7 +206,8 @@ class _Job:
         rows = self.sample("choice of k", len(vectors), _CHOICE_TEXTS)
         sample = vectors[rows]
         points = self.space(self.names[0], vectors)[rows]
-        candidates = [k for k in _CANDIDATES if k < len(sample) and k <= n_distinct(sample)]
+        most = min(len(sample) - 1, n_distinct(sample))
+        candidates = [k for k in _CANDIDATES if k <= most]
         fits = label_each(self.clusterer, lambda k: (points, k, self.seed), candidates)
         apart = _distances(sample)
         scores = {k: _silhouette(apart, labels) for k, labels in zip(candidates, fits, strict=True)}

@@ -34,6 +34,7 @@ LAYERS = {
         *(
             "agreement",
             "clusterers",
+            "kmeans",
             "clusters",
             "pca",
             "probes",
