@@ -32,9 +32,9 @@ from embedsvc.clusterers import CLUSTERERS, Clusterer, Reduction, label, label_e
 from embedsvc.clusters import Cluster, Clustering, PassStability, VariantClusters
 from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import DegenerateInputError, SettingsError
-from embedsvc.knn import check_squares, check_vectors
 from embedsvc.types import Mode, Pass, Variant, Vectors, check_seed
 from embedsvc.variants import REFERENCE, choose, derive, reference, space
+from embedsvc.vectors import check_squares, check_vectors
 
 __all__ = ["cluster"]
 

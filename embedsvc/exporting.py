@@ -13,12 +13,13 @@ import numpy as np
 from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import MissingExtraError, SettingsError, StoreError
 from embedsvc.formats import convert
-from embedsvc.knn import Graphs, check_vectors, unit_rows
+from embedsvc.graphs import Graphs
 from embedsvc.projection import project
 from embedsvc.registry import Registry
 from embedsvc.storage import atomic_file
 from embedsvc.types import Vectors, check_seed
 from embedsvc.variants import choose, reference, space
+from embedsvc.vectors import check_vectors, unit_rows
 
 __all__ = ["EXPORTERS", "Exporter", "Order", "export"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import knn, metrics, resampling, theory, threads
+from embedsvc import knn, metrics, permutations, resampling, theory, threads
 from embedsvc.errors import NoValueError
 from embedsvc.knn import NeighborGraph
 from embedsvc.metrics import METRICS
@@ -224,7 +224,7 @@ def _procrustes(task: _Task) -> dict[str, Figure]:
     x, y = work.centred[task.i], work.centred[task.j]
     weights = np.concatenate([np.ones((1, len(x))), work.weights])  # all as they are, then the draws
     whole, *drawn = resampling.bootstrap_procrustes(x, y, rotation, weights)
-    null = resampling.permute_procrustes(
+    null = permutations.permute_procrustes(
         lambda: (task.a.vectors, task.b.vectors),
         (work.spectra[task.i], work.spectra[task.j]),
         work.moments.n,

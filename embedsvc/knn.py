@@ -1,31 +1,25 @@
-"""Nearest neighbours of texts: one graph a variant, computed once, for overlap, maps and clusters alike."""
+"""Nearest neighbours of texts, exact or with their recall: for overlap, maps and clusters alike."""
 
 from __future__ import annotations
 
-import threading
-import weakref
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc.errors import DegenerateInputError, MissingExtraError, SettingsError
+from embedsvc.errors import MissingExtraError, SettingsError
 from embedsvc.nearest import nearest
 from embedsvc.types import Vectors, check_seed
+from embedsvc.vectors import check_vectors, unit_rows
 
 __all__ = [
     "EXACT_ROWS",
-    "Graphs",
     "Metric",
     "NeighborGraph",
     "chance",
-    "check_squares",
-    "check_vectors",
     "neighbor_graph",
     "overlap",
-    "unit_rows",
 ]
 
 Metric = Literal["cosine", "euclidean"]
@@ -33,7 +27,6 @@ Metric = Literal["cosine", "euclidean"]
 EXACT_ROWS = 50_000  # above, an approximate graph takes a fraction of the time and its recall is measured
 
 _RECALL_QUERIES = 1_000
-_ROWS = 256  # in float64 they stay in the cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,157 +219,6 @@ def chance(k: int, n: int) -> float:
     if not 1 <= k < n:
         raise SettingsError(f"k is {k}, expected 1 to {n - 1}")
     return k / (n - 1)
-
-
-class Variants(Protocol):
-    """What gives vectors by name: an `EmbeddingSet`, or a dict of arrays."""
-
-    def __getitem__(self, variant: str, /) -> Vectors:
-        """Vectors of a variant, shape (n, width)."""
-
-
-class Graphs:
-    """Neighbour graphs by the name of a variant, each computed when first asked for, and once.
-
-    Variants that are one another bit for bit share a graph.
-
-    Parameters
-    ----------
-    vectors : EmbeddingSet or mapping of str to ndarray
-    k : int
-        Neighbours of every graph; take fewer with `NeighborGraph.first`.
-    identical : mapping of str to str, optional
-        Variants and what they are equal to; an `EmbeddingSet` tells by itself.
-    metric, seed, rows
-        See `neighbor_graph`.
-    whole : collection of str
-        Variants whose graph is of all texts, `rows` or not: a map needs that. `rows` of it are exact in any case.
-    """
-
-    def __init__(
-        self,
-        vectors: Variants,
-        k: int,
-        *,
-        metric: Metric = "cosine",
-        seed: int = 0,
-        rows: NDArray[np.int64] | None = None,
-        identical: Mapping[str, str] | None = None,
-        whole: Collection[str] = (),
-    ) -> None:
-        self.k = k
-        self.metric: Metric = metric
-        self.seed = seed
-        self.rows = rows
-        self._vectors = vectors
-        self._identical = identical or getattr(getattr(vectors, "manifest", None), "identical", {})
-        self._whole = {self._identical.get(name, name) for name in whole}
-        self._graphs: dict[str, NeighborGraph] = {}
-        self._units: weakref.WeakValueDictionary[str, Vectors] = weakref.WeakValueDictionary()
-        self._one, self._another = threading.Lock(), threading.Lock()
-
-    def __getitem__(self, variant: str) -> NeighborGraph:
-        graph = self._graph(self._identical.get(variant, variant))
-        return graph if self.rows is None or graph.rows is not None else graph.at(self.rows)
-
-    def all(self, variant: str) -> NeighborGraph | None:
-        """The graph of all texts; None where only `rows` are searched."""
-        variant = self._identical.get(variant, variant)
-        return self._graph(variant) if self.rows is None or variant in self._whole else None
-
-    def unit(self, variant: str) -> Vectors:
-        """The vectors scaled to length 1, see `unit_rows`: the same array for all who hold it at one time."""
-        variant = self._identical.get(variant, variant)
-        with self._another:
-            unit = self._units.get(variant)
-            if unit is None:
-                unit = self._units[variant] = unit_rows(check_vectors(self._vectors[variant], variant), variant)
-            return unit
-
-    def _graph(self, variant: str) -> NeighborGraph:
-        with self._one:  # so that two threads do not search for the same
-            if variant not in self._graphs:
-                whole, unit = variant in self._whole, self.metric == "cosine"
-                self._graphs[variant] = neighbor_graph(
-                    self.unit(variant) if unit else self._vectors[variant],
-                    self.k,
-                    metric=self.metric,
-                    seed=self.seed,
-                    rows=None if whole else self.rows,
-                    checked=self.rows if whole else None,
-                    unit=unit,
-                    name=variant,
-                )
-            return self._graphs[variant]
-
-
-def check_vectors(vectors: Vectors, name: str = "the vectors", *, first: int = 0) -> Vectors:
-    """The vectors themselves if they are finite numbers, a row a text; `first` is the number of their first row.
-
-    Raises
-    ------
-    SettingsError
-        If they are no matrix.
-    DegenerateInputError
-        For NaN or infinity; the message counts and names the rows.
-    """
-    if vectors.ndim != 2:
-        raise SettingsError(f"{name}: the shape is {vectors.shape}, expected (n_texts, width)")
-    # The sum of a row is finite unless a member is not, or it overflows: only then look closer.
-    with np.errstate(over="ignore", invalid="ignore"):
-        suspects = np.flatnonzero(~np.isfinite(vectors.sum(axis=1)))
-    bad = suspects[~np.isfinite(vectors[suspects]).all(axis=1)]
-    if len(bad):
-        raise DegenerateInputError(
-            f"{name}: NaN or infinite numbers in {_named(bad + first)}",
-            "Find out what made them, or leave these texts out.",
-        )
-    return vectors
-
-
-def check_squares(vectors: Vectors, name: str) -> Vectors:
-    """The vectors themselves, if float32 holds the squares of their numbers, which methods of others take of them.
-
-    Raises
-    ------
-    DegenerateInputError
-        For numbers beyond 1e17, and for vectors that have none above 1e-17 but are not zero.
-    """
-    largest = float(np.abs(vectors).max(initial=0.0))
-    if largest > 1e17 or 0 < largest < 1e-17:
-        raise DegenerateInputError(
-            f"{name}: the largest number is {largest:.1g}, and float32 does not hold its square",
-            "No model should give such numbers; scale the vectors if they are right.",
-        )
-    return vectors
-
-
-def unit_rows(vectors: Vectors, name: str = "the vectors") -> Vectors:
-    """Rows scaled to length 1, float32.
-
-    Raises
-    ------
-    DegenerateInputError
-        For rows of zeros, which have no direction; the message counts and names them.
-    """
-    lengths, unit = np.empty((len(vectors), 1)), np.empty(vectors.shape, np.float32)
-    for start in range(0, len(vectors), _ROWS):
-        cut = slice(start, start + _ROWS)
-        wide = vectors[cut].astype(np.float64)
-        np.sqrt(np.einsum("nd,nd->n", wide, wide), out=lengths[cut, 0])
-        np.divide(wide, lengths[cut], out=wide, where=lengths[cut] > 0)
-        unit[cut] = wide
-    if not lengths.all():
-        raise DegenerateInputError(
-            f"{name}: only zeros in {_named(np.flatnonzero(lengths == 0))}, and a zero vector has no direction",
-            "Leave these texts out, or measure euclidean distances.",
-        )
-    return unit
-
-
-def _named(rows: NDArray[np.int64]) -> str:
-    more = " …" if len(rows) > 10 else ""
-    return f"{len(rows):,} row{'s' * (len(rows) > 1)}: {', '.join(map(str, rows[:10]))}{more} (counted from 0)"
 
 
 def _exact(

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from embedsvc import knn
 from embedsvc.errors import DegenerateInputError, NoValueError, SettingsError
-from embedsvc.knn import NeighborGraph, check_vectors, unit_rows
+from embedsvc.knn import NeighborGraph
 from embedsvc.moments import Moments, moments
 from embedsvc.registry import Registry
 from embedsvc.types import Vectors
+from embedsvc.vectors import check_vectors, unit_rows
 
 __all__ = [
     "METRICS",

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from embedsvc import threads
 from embedsvc.errors import DegenerateInputError, NoValueError, SettingsError
-from embedsvc.knn import check_vectors
 from embedsvc.threads import one_thread
 from embedsvc.types import Vectors
+from embedsvc.vectors import check_vectors
 
 __all__ = ["CLOSE", "Moments", "moments"]
 

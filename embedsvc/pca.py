@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from embedsvc import theory
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError, SettingsError
-from embedsvc.knn import check_vectors
 from embedsvc.projectors import Layout, Method, Request
 from embedsvc.types import Vectors
 from embedsvc.variants import space
+from embedsvc.vectors import check_vectors
 
 __all__ = ["PCA", "Axes", "ellipses", "fit_axes", "noise_covariance", "pca"]
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import DegenerateInputError, SettingsError
-from embedsvc.knn import check_squares, check_vectors
 from embedsvc.nearest import nearest
 from embedsvc.probes import CLASSIFIERS, METRICS, Probe
 from embedsvc.threads import each, silenced
 from embedsvc.types import Variant, Vectors, check_seed
 from embedsvc.variants import choose, derive, space
+from embedsvc.vectors import check_squares, check_vectors
 
 __all__ = ["probe"]
 

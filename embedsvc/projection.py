@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from embedsvc import plots
 from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import SettingsError
-from embedsvc.knn import Graphs, unit_rows
+from embedsvc.graphs import Graphs
 from embedsvc.map_quality import Quality, quality
 from embedsvc.projectors import Layout, Method, Request
 from embedsvc.registry import Registry
@@ -21,6 +21,7 @@ from embedsvc.results import Columns, Result
 from embedsvc.scores import write_scores
 from embedsvc.types import Vectors, check_seed
 from embedsvc.variants import choose, derive, reference, space
+from embedsvc.vectors import unit_rows
 
 __all__ = ["PROJECTORS", "Movement", "Projection", "project"]
 

@@ -9,9 +9,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import knn, masks, metrics, resampling, threads
+from embedsvc import knn, masks, metrics, permutations, resampling, threads
 from embedsvc.errors import SettingsError
-from embedsvc.knn import Graphs, NeighborGraph
+from embedsvc.graphs import Graphs
+from embedsvc.knn import NeighborGraph
 from embedsvc.moments import CLOSE, Moments, moments
 from embedsvc.ranks import ranks
 from embedsvc.resampling import Range
@@ -19,6 +20,7 @@ from embedsvc.sides import ROWS, Side
 from embedsvc.simulation import Simulation
 from embedsvc.types import Vectors
 from embedsvc.variants import derive
+from embedsvc.vectors import unit_rows
 
 __all__ = ["ALL_TEXTS", "MANY", "Draws", "Work"]
 
@@ -133,7 +135,7 @@ class Work:
         """Vectors scaled to length 1."""
         if side not in self._units:
             compared = side in self.sides
-            self._units[side] = self.graphs.unit(side.name) if compared else knn.unit_rows(side.vectors, side.name)
+            self._units[side] = self.graphs.unit(side.name) if compared else unit_rows(side.vectors, side.name)
         return self._units[side]
 
     def sampled(self, side: Side) -> Vectors:
@@ -168,19 +170,19 @@ class Work:
 
     @cached_property
     def permuted_grams(self) -> Floats:
-        """CKA of every two sides under random matches, see `resampling.permute_squares`."""
-        return resampling.permute_squares(self.grams, self.draws.permutations, self.draws.rng("cka"))
+        """CKA of every two sides under random matches, see `permutations.permute_squares`."""
+        return permutations.permute_squares(self.grams, self.draws.permutations, self.draws.rng("cka"))
 
     @cached_property
     def permuted_ranks(self) -> Floats:
         """RSA of every two sides under random matches."""
-        return resampling.permute_squares(self.rank_squares, self.draws.permutations, self.draws.rng("rsa"))
+        return permutations.permute_squares(self.rank_squares, self.draws.permutations, self.draws.rng("rsa"))
 
     @cached_property
     def permuted_cosines(self) -> Floats:
         """Mean cosine of every two sides under random matches."""
         units = threads.each(lambda side: self.unit(side)[self.rows], self.sides)
-        return resampling.permute_cosines(units, self.draws.permutations, self.draws.rng("cosine"))
+        return permutations.permute_cosines(units, self.draws.permutations, self.draws.rng("cosine"))
 
     @cached_property
     def permuted_overlaps(self) -> dict[tuple[int, int, int], Floats]:
@@ -190,7 +192,7 @@ class Work:
         """
         near = [self.graphs[side.name].at(self.rows).indices for side in self.sides]
         matches = [self.draws.rng("match", draw) for draw in range(self.draws.permutations)]
-        return resampling.permute_overlaps(near, self.rows, len(self.ids), self.ks, matches)
+        return permutations.permute_overlaps(near, self.rows, len(self.ids), self.ks, matches)
 
     @cached_property
     def weights(self) -> Floats:

@@ -10,10 +10,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from embedsvc import knn, threads
+from embedsvc import threads
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import DegenerateInputError
 from embedsvc.types import Vectors
+from embedsvc.vectors import check_vectors
 
 __all__ = ["ROWS", "Side", "read_at_once"]
 
@@ -37,7 +38,7 @@ class Side:
     def read(self) -> Vectors:
         """What `vectors` are, read anew."""
         vectors = self.embeddings[self.variant]
-        vectors = knn.check_vectors(vectors if self.rows is None else vectors[self.rows], self.name)
+        vectors = check_vectors(vectors if self.rows is None else vectors[self.rows], self.name)
         first = vectors[:1]
         if (vectors == first).all():
             raise DegenerateInputError(

@@ -18,6 +18,7 @@ from embedsvc.moments import CLOSE, moments
 from embedsvc.ranks import ranks
 from embedsvc.sides import ROWS, Side
 from embedsvc.types import Mode, Variant, Vectors
+from embedsvc.vectors import unit_rows
 
 __all__ = ["Mechanism", "Simulation", "mechanism"]
 
@@ -196,7 +197,7 @@ class Simulation:
 
     @cached_property
     def _units(self) -> list[Vectors]:
-        return [self._base_unit, *(knn.unit_rows(post, "vectors under a drawn mask") for post in self.posts)]
+        return [self._base_unit, *(unit_rows(post, "vectors under a drawn mask") for post in self.posts)]
 
     def _graphs(self, graph: NeighborGraph) -> list[NeighborGraph]:
         if not self._found:

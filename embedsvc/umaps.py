@@ -26,12 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedsvc.errors import MissingExtraError, SettingsError
-from embedsvc.knn import NeighborGraph, check_vectors, neighbor_graph, unit_rows
+from embedsvc.knn import NeighborGraph, neighbor_graph
 from embedsvc.nearest import nearest
 from embedsvc.projectors import Layout, Method, Request
 from embedsvc.threads import each, silenced
 from embedsvc.types import Vectors
 from embedsvc.variants import derive
+from embedsvc.vectors import check_vectors, unit_rows
 
 __all__ = ["ALIGNED_UMAP", "UMAP", "aligned_umap", "import_umap", "umap"]
 

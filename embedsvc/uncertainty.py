@@ -18,12 +18,14 @@ from embedsvc.clustering import cluster
 from embedsvc.clusters import Clustering
 from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import DegenerateInputError, SettingsError
-from embedsvc.knn import Graphs, NeighborGraph, check_vectors, neighbor_graph, overlap
+from embedsvc.graphs import Graphs
+from embedsvc.knn import NeighborGraph, neighbor_graph, overlap
 from embedsvc.tallies import ClassScores, ClassTally, HeadTally, VectorScores, VectorTally, cosines, draw_until
 from embedsvc.threads import one_thread
 from embedsvc.types import Block, Mode, Pass, Variant, Vectors, check_seed
 from embedsvc.variability import ClusterFlips, Curve, NeighborFlips, Stability, Variability, VarianceSplit
 from embedsvc.variants import REFERENCE, derive
+from embedsvc.vectors import check_vectors
 
 __all__ = ["stability"]
 

@@ -9,7 +9,8 @@ import pytest
 from embedsvc import EmbeddingSet, Settings, extract_files, metrics
 from embedsvc.comparison import DEFAULT_METRICS, compare
 from embedsvc.errors import DegenerateInputError, SettingsError, UnknownNameError, UnknownVariantError
-from embedsvc.knn import Graphs, chance, neighbor_graph, overlap
+from embedsvc.graphs import Graphs
+from embedsvc.knn import chance, neighbor_graph, overlap
 from embedsvc.simulation import mechanism
 from embedsvc.types import Mode
 from tests import sets

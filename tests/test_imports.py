@@ -30,7 +30,7 @@ LAYERS = {
         *("models", "texts", "settings", "streaming", "batching", "catalog", "fetching", "datasets", "sdists", "head"),
         *("arrow", "manifest", "schema", "parts", "store", "stored", "columns", "embeddings", "formats"),
         *("metrics", "moments", "simulation"),
-        *("resampling", "figures", "sides", "shared"),
+        *("resampling", "permutations", "figures", "sides", "shared", "comparisons"),
         *(
             "agreement",
             "clusterers",
@@ -49,7 +49,7 @@ LAYERS = {
         *("variability", "joining"),
     },
     "foundations": {
-        *("masks", "processes", "storage", "registry", "knn", "nearest", "ranks", "theory"),
+        *("masks", "processes", "storage", "registry", "knn", "graphs", "nearest", "ranks", "theory", "vectors"),
         *("losses", "colors", "results", "threads", "occupancy", "machine"),
     },
     "values": {"types"},

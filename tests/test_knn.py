@@ -9,7 +9,9 @@ from scipy.spatial.distance import cdist
 
 from embedsvc import knn
 from embedsvc.errors import DegenerateInputError, MissingExtraError, SettingsError
-from embedsvc.knn import Graphs, chance, check_vectors, neighbor_graph, overlap
+from embedsvc.graphs import Graphs
+from embedsvc.knn import chance, neighbor_graph, overlap
+from embedsvc.vectors import check_vectors, unit_rows
 
 RNG = np.random.default_rng(3)
 X = RNG.standard_normal((300, 12)).astype(np.float32)
@@ -131,7 +133,7 @@ def test_bad_rows_are_named():
 def test_huge_numbers_are_no_infinity():
     huge = np.full((3, 4), 3e38, np.float32)
     assert check_vectors(huge) is huge
-    assert np.allclose(knn.unit_rows(huge), 0.5)
+    assert np.allclose(unit_rows(huge), 0.5)
 
 
 def test_what_is_no_matrix_is_refused():

@@ -7,9 +7,10 @@ from scipy.stats import ortho_group, spearmanr
 
 from embedsvc import metrics
 from embedsvc.errors import DegenerateInputError, SettingsError
-from embedsvc.knn import neighbor_graph, unit_rows
+from embedsvc.knn import neighbor_graph
 from embedsvc.metrics import METRICS, distances, linear_cka, procrustes, rsa, uniformity
 from embedsvc.moments import moments
+from embedsvc.vectors import unit_rows
 
 RNG = np.random.default_rng(8)
 X = RNG.standard_normal((120, 10)).astype(np.float32)

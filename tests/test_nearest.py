@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from embedsvc import nearest as module
-from embedsvc.knn import unit_rows
 from embedsvc.nearest import nearest
+from embedsvc.vectors import unit_rows
 
 
 @pytest.mark.parametrize(("n", "k"), [(3000, 20), (60, 59), (60, 60), (1, 1)])

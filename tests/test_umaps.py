@@ -10,11 +10,12 @@ import pytest
 
 from embedsvc import EmbeddingSet, ReadOptions, Settings, extract_files
 from embedsvc.errors import DegenerateInputError, MissingExtraError, SettingsError
-from embedsvc.knn import Graphs, unit_rows
+from embedsvc.graphs import Graphs
 from embedsvc.projection import project
 from embedsvc.types import Mode
 from embedsvc.umaps import import_umap
 from embedsvc.variants import derive
+from embedsvc.vectors import unit_rows
 from tests import sets
 
 N, GROUPS = 240, 4

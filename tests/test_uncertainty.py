@@ -11,7 +11,7 @@ import pytest
 from embedsvc import EmbeddingSet, Head, ReadOptions, Settings, cluster, extract_files, knn
 from embedsvc.agreement import match
 from embedsvc.errors import DegenerateInputError, SettingsError, UnknownVariantError
-from embedsvc.knn import Graphs
+from embedsvc.graphs import Graphs
 from embedsvc.models.base import LoadOptions
 from embedsvc.tallies import cosines
 from embedsvc.types import Mode

@@ -10,7 +10,7 @@ import click
 from embedsvc.cli.parameters import Named
 
 if TYPE_CHECKING:
-    from embedsvc.comparison import Comparison
+    from embedsvc.comparisons import Comparison
     from embedsvc.figures import Figure
 
 __all__ = ["compare"]

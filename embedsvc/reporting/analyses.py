@@ -12,10 +12,11 @@ import numpy as np
 
 from embedsvc.clustering import cluster
 from embedsvc.clusters import Clustering
-from embedsvc.comparison import Comparison, compare
+from embedsvc.comparison import compare
+from embedsvc.comparisons import Comparison
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import EmbedsvcError, MissingExtraError, SettingsError
-from embedsvc.knn import Graphs
+from embedsvc.graphs import Graphs
 from embedsvc.probes import Probe
 from embedsvc.probing import probe
 from embedsvc.projection import Projection, project

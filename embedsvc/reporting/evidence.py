@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from embedsvc.clusters import Clustering
-from embedsvc.comparison import Comparison
+from embedsvc.comparisons import Comparison
 from embedsvc.probes import Probe
 from embedsvc.projection import Projection
 from embedsvc.reporting.findings import Beside, Clusters, Evidence, Map, Reading

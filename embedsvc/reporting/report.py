@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embedsvc import plots
 from embedsvc.clusters import Clustering
-from embedsvc.comparison import Comparison
+from embedsvc.comparisons import Comparison
 from embedsvc.embeddings import EmbeddingSet
 from embedsvc.errors import SettingsError
 from embedsvc.knn import NeighborGraph

@@ -8,7 +8,6 @@ from typing import Literal
 from embedsvc import joining
 from embedsvc.embeddings import EmbeddingSet, SetOrPath, as_set
 from embedsvc.errors import SettingsError
-from embedsvc.knn import check_vectors
 from embedsvc.reporting.analyses import Analyses, Analyzed
 from embedsvc.reporting.evidence import gather, overlaps
 from embedsvc.reporting.report import Facts, Report
@@ -16,6 +15,7 @@ from embedsvc.reporting.topics import topics
 from embedsvc.reporting.verdict import verdict
 from embedsvc.types import Mode, Variant, check_seed
 from embedsvc.variants import OTHER, REFERENCE, choose
+from embedsvc.vectors import check_vectors
 
 __all__ = ["report"]
 
