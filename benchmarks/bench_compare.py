@@ -3,7 +3,7 @@
     python benchmarks/bench_compare.py                            # up to 100,000 × 384, and CKA of 1,000,000 × 768
     python benchmarks/bench_compare.py --texts 2000 5000 --many 0   # a minute
 
-Graph and comparison take turns in one process; their ratio is what counts. Up to 20,000 texts `compare` finds the
+Graph and comparison take turns in one process; their ratio is what counts. Up to 10,000 texts `compare` finds the
 neighbours of every text in every variant and under every drawn mask, so that each has its scores: then it is the number
 of graphs that the ratio is to be read beside, and of few texts the seconds.
 """
