@@ -220,6 +220,19 @@ def test_large_sets_are_sampled_and_say_so(honest, monkeypatch):
     assert pair.figures["knn_overlap_10"].null.mean == pytest.approx(chance(10, 300), abs=0.008)
 
 
+def test_small_angles_of_many_texts_are_measured_in_float64(folder, monkeypatch):
+    """Products in float32 give an angle of 1e-4 where there is none."""
+    monkeypatch.setattr("embedsvc.shared.MANY", 10)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 16))
+    turned = x @ np.linalg.qr(rng.standard_normal((16, 16)))[0]
+    near = made_up(folder, "near", pre_dropout__inference=x, pre_dropout__training__0=turned)
+    pick = ("pre_dropout.inference", "pre_dropout.training.0")
+    found = compare(near, variants=pick, measures=["procrustes"], **FAST).pairs[0].figures["procrustes"]
+    assert found.observed == pytest.approx(metrics.procrustes(near[pick[0]], near[pick[1]]), abs=1e-8)
+    assert found.observed < 2e-6
+
+
 def test_graphs_at_hand_are_used(honest, monkeypatch):
     pick = ["pre_dropout.inference", "pre_dropout.training.0"]
     graphs = Graphs(honest, 12)

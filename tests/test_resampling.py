@@ -28,11 +28,19 @@ def test_a_draw_of_every_text_once_is_the_estimate_itself():
     assert resampling.bootstrap_mean(X[:, 0], once).mean == pytest.approx(X[:, 0].mean())
 
 
-@pytest.mark.parametrize("copies", [0, 25])
-def test_resampled_spearman_moves_as_one_that_ranks_anew(copies):
-    """A text with itself, which only resampling makes, is left out; copies of texts are at equal distances."""
-    x, y = X.copy(), Y.copy()
-    x[:copies], y[:copies] = x[copies : 2 * copies], y[copies : 2 * copies]
+LONG_TAILS = np.random.default_rng(0).standard_normal((M, 2)) ** 3
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (X, Y),
+        (X[np.arange(M) // 2], Y[np.arange(M) // 2]),  # copies, at equal distances
+        (LONG_TAILS, LONG_TAILS + 0.5 * RNG.standard_normal((M, 2))),  # ranks move as much as what has them
+    ],
+)
+def test_resampled_spearman_moves_as_one_that_ranks_anew(x, y):
+    """A text with itself, which only resampling makes, is left out."""
     weights = resampling.bootstrap_weights(M, 150, np.random.default_rng(2))
     drawn = resampling.bootstrap_spearman([rankdata(pdist(v).round(9)) for v in (x, y)], M, weights)[:, 0, 1]
     own = spearmanr(*(pdist(v).round(9) for v in (x, y))).statistic
@@ -44,7 +52,7 @@ def test_resampled_spearman_moves_as_one_that_ranks_anew(copies):
         pairs = [np.linalg.norm(v[rows[first]] - v[rows[second]], axis=1)[apart].round(9) for v in (x, y)]
         anew.append(spearmanr(*pairs).statistic - own)
     assert np.corrcoef(drawn, anew)[0, 1] > 0.9
-    assert np.std(drawn) == pytest.approx(np.std(anew), rel=0.1)
+    assert np.std(drawn) == pytest.approx(np.std(anew), rel=0.2)
     assert np.mean(drawn) == pytest.approx(np.mean(anew), abs=np.std(anew) / 5)
 
 
