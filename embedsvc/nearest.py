@@ -21,7 +21,7 @@ from embedsvc.types import Vectors
 __all__ = ["nearest"]
 
 _CELLS = 8_000_000  # similarities at a time, 32 MB a thread: they are read again and should still be in the cache
-_TRIED = 2048  # columns that a threshold is guessed from
+_TRIED = 1024  # columns that a threshold is guessed from
 _SHARED = (8_000, 60_000)  # points whose cosines are computed once for both: fewer gain nothing, more hold too much
 _CROWDED = 20  # times as many candidates as there should be, as among thousands of copies: too many to hold
 _CLOSE = 1e-4  # below, a distance has lost its digits to the rounding of the product
