@@ -159,7 +159,8 @@ _METHOD = (
     "correlation of euclidean distances, of the sample. Neighbours by cosine, exact unless a graph given says "
     "otherwise, a text never its own. Dropout alone: the head's, by closed form (CKA, cosine) or drawn "
     "head masks (Procrustes of more than 5,000 texts: one draw). Chance: random matches of the texts of the sample "
-    "(Procrustes: of all texts, 5 draws; second-order cosine: 5 draws). Intervals: bootstrap over texts, "
+    "(CKA, RSA, cosine: shifts of a random circle of them; Procrustes: of all texts, 5 draws; second-order cosine: "
+    "5 draws). Intervals: bootstrap over texts, "
     "95 %; of CKA, Procrustes and RSA to first order."
 )
 

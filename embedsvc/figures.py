@@ -99,7 +99,8 @@ def measure_pairs(work: Work, measures: tuple[str, ...], told: Callable[[str], o
         tasks.append(_Task(work, i, j, basis, scores={}))
         # Pairs that share drawn masks take turns, so that these are drawn once.
         groups[work.base(a, basis.base) if basis is not None and basis.masks else (i, j)].append(tasks[-1])
-    work.prepare(measures)
+    if tasks:
+        work.prepare(measures)
     begun = count(1)
 
     def measure(group: list[_Task]) -> list[tuple[tuple[int, int], Pair]]:
