@@ -141,8 +141,10 @@ class _Builder:
             name = f"layer.{layer}"
             only = starts if cls_only and layer == config.n_layers - 1 else None
             if only is None:
-                qkv = ops.reshape(ops.gather(self._dense(x, f"{name}.qkv"), from_grid, _scalar(0)), grid, False)
-                context = ops.gather(self._attention(layer, qkv, padding), to_grid, _scalar(0))
+                query, key, value = (
+                    ops.reshape(ops.gather(part, from_grid, _scalar(0)), grid, False) for part in self._qkv(x, name)
+                )
+                context = ops.gather(self._attention(layer, query, key, value, padding), to_grid, _scalar(0))
             else:
                 tokens = ops.reshape(ops.gather(x, from_grid, _scalar(0)), grid, False)
                 x = ops.gather(x, only, _scalar(0))
@@ -165,11 +167,22 @@ class _Builder:
         batch = [ids, positions, starts, to_grid, from_grid, padding]
         return ov.Model(results, [*batch, *(parameter for parameter, _, _ in self._masks)], "bert")
 
-    def _attention(self, layer: int, qkv: Any, padding: Any) -> Any:
-        """Context of every cell of the grid, (B * T, d), from its queries, keys and values, (B, T, 3 d)."""
+    def _qkv(self, x: Any, name: str) -> list[Any]:
+        """Queries, keys and values of every token, each (N, d).
+
+        As three products, since splitting the result of one costs more than one product gains over three.
+        """
+        kernels, biases = (np.split(self._weights[f"{name}.qkv.{part}"], 3, axis=-1) for part in ("kernel", "bias"))
+        return [self._product(x, kernel, bias) for kernel, bias in zip(kernels, biases, strict=True)]
+
+    def _attention(self, layer: int, query: Any, key: Any, value: Any, padding: Any) -> Any:
+        """Context of every cell of the grid, (B * T, d), from its queries, keys and values, (B, T, d) each."""
         heads, width = self._config.n_heads, self._config.width
-        parts = ops.transpose(ops.reshape(qkv, _int(0, 0, 3 * heads, width // heads), True), _int(0, 2, 1, 3))
-        query, key, value = ops.split(parts, _scalar(1), 3).outputs()
+        # Transposing is fused into the kernel of attention, save for the keys.
+        query, key, value = (
+            ops.transpose(ops.reshape(part, _int(0, 0, heads, width // heads), True), _int(0, 2, 1, 3))
+            for part in (query, key, value)
+        )
         probabilities = ops.softmax(ops.add(ops.matmul(query, key, False, True), padding), -1)
         probabilities = self._dropped(probabilities, self._config.attention_rate, "attention", layer)
         context = ops.transpose(ops.matmul(probabilities, value, False, False), _int(0, 2, 1, 3))
@@ -224,15 +237,18 @@ class _Builder:
         return _constant(self._weights[name])
 
     def _dense(self, x: Any, name: str) -> Any:
+        return self._product(x, self._weights[f"{name}.kernel"], self._weights[f"{name}.bias"])
+
+    def _product(self, x: Any, kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> Any:
         # Transposed, output by input: the layout that is packed without a copy, and that int8 kernels ask for.
-        kernel = np.ascontiguousarray(self._weights[f"{name}.kernel"].T, dtype=np.float32)
+        kernel = np.ascontiguousarray(kernel.T, dtype=np.float32)
         if self._precision is Precision.INT8:
             scale = np.maximum(np.abs(kernel).max(axis=1, keepdims=True) / 127, np.finfo(np.float32).tiny)
             rounded = np.round(kernel / scale).astype(np.int8)
             weight = ops.multiply(ops.convert(ops.constant(rounded), np.float32), ops.constant(scale))
         else:
             weight = ops.constant(kernel)
-        return ops.add(ops.matmul(x, weight, False, True), self._weight(f"{name}.bias"))
+        return ops.add(ops.matmul(x, weight, False, True), _constant(bias))
 
     def _norm(self, x: Any, name: str) -> Any:
         normed = ops.mvn(x, _int(-1), True, self._config.norm_epsilon, "inside_sqrt")
