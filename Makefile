@@ -1,6 +1,6 @@
 # make demo    extract every variant from the example texts, with the real default model
 # make test    format, lint, types and tests; sets everything up by itself
-# make bench   every benchmark, well over half an hour; PARTS="start peers" for some, PARTS=--small to try them out
+# make bench   every benchmark, about half an hour; PARTS="start peers" for some, PARTS=--small to try them out
 # make docs    build the site into docs/_build/html; warnings are errors
 .PHONY: demo test test-slow docs format lock bench clean
 

@@ -85,7 +85,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, nargs="*", default=[2_000, 5_000, 10_000, 20_000, 100_000])
     parser.add_argument("--few", type=int, default=100_000)
-    parser.add_argument("--many", type=int, default=1_000_000, help="0 for no measurement of memory")
+    parser.add_argument("--many", type=int, default=400_000, help="0 for no measurement of memory")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found: list[Row] = []

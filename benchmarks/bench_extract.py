@@ -25,9 +25,11 @@ import numpy as np
 from tables import put, quote
 
 from embedsvc import Settings, Text, catalog, extract_files, fetching, load_model, masks
-from embedsvc.extraction import extract
+from embedsvc import texts as read_texts
+from embedsvc.extraction import describe, extract
 from embedsvc.models import engines
 from embedsvc.occupancy import Occupancy
+from embedsvc.store import open_store
 from embedsvc.types import Mode
 
 HERE = Path(__file__).parent
@@ -116,11 +118,24 @@ def speed(rounds: int, count: int) -> list[Row]:
         source.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
         number = itertools.count()
 
-        def files(**changes):
+        def from_file() -> None:
+            """What `extract_files` does once the model is loaded: scan, read, encode, write Parquet, sync."""
             out = Path(scratch) / f"{next(number)}.parquet"
-            summary = extract_files([str(source)], out, settings=Settings(**changes))
+            scan = read_texts.scan([str(source)])
+            with open_store(out, describe(encoder, settings)) as store:
+                for block in extract(read_texts.read(scan), encoder, settings):
+                    store.write(block)
+                store.finish(rows=scan.rows)
             out.unlink()
-            return summary.seconds
+
+        def compiling() -> float:
+            """Seconds that a run with a model just loaded takes more than one with a graph that was run before."""
+            out = Path(scratch) / f"{next(number)}.parquet"
+            fresh = extract_files([str(source)], out, model="minilm-l6", settings=settings).seconds
+            out.unlink()
+            began = time.perf_counter()
+            from_file()
+            return fresh - (time.perf_counter() - began)
 
         def timed(**changes):
             return lambda: list(extract(rows, encoder, Settings(**changes)))
@@ -145,6 +160,7 @@ def speed(rounds: int, count: int) -> list[Row]:
         seconds = interleaved(
             {
                 "recipe": lambda: predict(texts),
+                "file": from_file,
                 "inference": timed(taps=("pre_dropout",)),
                 "training": training(1),
                 "passes": training(PASSES),
@@ -152,9 +168,9 @@ def speed(rounds: int, count: int) -> list[Row]:
             },
             rounds,
         )
-        on_disk = statistics.median(files(taps=("pre_dropout",)) for _ in range(3))
+        first = np.array([compiling() for _ in range(3)])
         waiting = np.array([waited() for _ in range(3)])
-    rate = count / statistics.median(seconds["inference"][:, 0])
+    rate, on_disk = (count / statistics.median(seconds[name][:, 0]) for name in ("inference", "file"))
     units = HEAD_PASSES * pre.size / seconds["head"] / 1e6  # one thread draws them
     rest = "" if alike.all() else "; the rest is tokenised otherwise"
     agree = f"{alike.mean():.1%}, to {worst:.1e} (GELU by tanh there){rest}"
@@ -165,9 +181,11 @@ def speed(rounds: int, count: int) -> list[Row]:
         ("vectors that agree with the recipe's", agree, "", ""),
         ("texts/s of the recipe padded to 128, here and now", f"{theirs_rate:.0f}", "", ""),
         ("texts/s of extract in memory, here and now", f"{rate:.0f}", "", ""),
-        ("texts/s of extract from file to Parquet, here and now", f"{count / on_disk:.0f}", "", ""),
+        ("texts/s of extract from file to Parquet, here and now", f"{on_disk:.0f}", "", ""),
+        ("the first run of a process, seconds more: the graph is compiled", quote(first), "", ""),
         ("share of the time in which the encoder waits for texts", quote(waiting), "", ""),
-        ("extract ÷ recipe, texts/s", *ratio(seconds["recipe"], seconds["inference"]), "≥ 10"),
+        ("extract from file to Parquet ÷ recipe, texts/s", *ratio(seconds["recipe"], seconds["file"]), "≥ 10"),
+        ("extract in memory ÷ recipe, texts/s", *ratio(seconds["recipe"], seconds["inference"]), ""),
         ("a training pass ÷ an inference pass, time", *ratio(seconds["training"], seconds["inference"]), "≤ 1.15"),
         (f"one of {PASSES} training passes ÷ an inference pass", *ratio(passes, seconds["inference"]), "≤ 1.15"),
         ("head passes, million mask units a second on a core", *map(quote, units.T), "≥ 200"),
@@ -263,8 +281,8 @@ def write(mark: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--texts", type=int, default=600)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--texts", type=int, default=1200)
     parser.add_argument("--only", choices=("speed", "memory", "growth"))
     arguments = parser.parse_args()
     wanted = [arguments.only] if arguments.only else ["speed", "memory", "growth"]

@@ -329,8 +329,8 @@ def write(scratch: Path, peer_python: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default=".peers/bin/python", help="Of the environment of peers/install.")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=32768, help="In each set of texts.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=24576, help="In each set of texts.")
     parser.add_argument("--scratch", type=Path, default=HERE.parent / "build" / "peers")
     parser.add_argument("--only", nargs="*", choices=("short", "long", "figure", "prepare"), help="Parts of it.")
     options = parser.parse_args()

@@ -323,7 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"Out of {', '.join(PARTS)}.")
     parser.add_argument("--results", type=Path, help="JSON of what was found before, and of what is found now.")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=6, help="Of each measurement.")
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--texts", type=int, default=480)
